@@ -1,0 +1,56 @@
+"""All tables, split by noun."""
+
+from searchapp.models.access import ApiKey
+from searchapp.models.audit import AuditEvent
+from searchapp.models.catalogue import (
+    PATH_SEPARATOR,
+    Category,
+    Item,
+    ItemImage,
+    SearchState,
+    Tag,
+    Vertical,
+    stored_path,
+    thumbnail_path,
+)
+from searchapp.models.gallery import (
+    ChangeKind,
+    GalleryChange,
+    GalleryCounter,
+    GalleryEntry,
+    GalleryView,
+    Provenance,
+)
+from searchapp.models.job import FINISHED_STATES, Job, JobState, OutboxMessage
+from searchapp.models.model_version import Deployment, Evaluation, EvaluationQuery, ModelVersion
+from searchapp.models.query_log import Feedback, Query
+
+__all__ = [
+    "FINISHED_STATES",
+    "PATH_SEPARATOR",
+    "ApiKey",
+    "AuditEvent",
+    "Category",
+    "ChangeKind",
+    "Deployment",
+    "Evaluation",
+    "EvaluationQuery",
+    "Feedback",
+    "GalleryChange",
+    "GalleryCounter",
+    "GalleryEntry",
+    "GalleryView",
+    "Item",
+    "ItemImage",
+    "Job",
+    "JobState",
+    "ModelVersion",
+    "OutboxMessage",
+    "Provenance",
+    "Query",
+    "SearchState",
+    "Tag",
+    "Vertical",
+    "stored_path",
+    "thumbnail_path",
+]

@@ -1,0 +1,8 @@
+"""The embedded mode on one machine: SQLite, files, workers started beside the web process by `manage.py serve`."""
+
+from searchapp.settings.base import *  # noqa: F403
+from searchapp.settings.base import ALLOWED_HOSTS, DATA_DIR
+from searchapp.settings.environment import env, read_or_create_secret
+
+SECRET_KEY = env.str("SECRET_KEY", default="") or read_or_create_secret(DATA_DIR / "secret_key")
+ALLOWED_HOSTS = ALLOWED_HOSTS or ["localhost", "127.0.0.1", "[::1]", ".local", "testserver"]
