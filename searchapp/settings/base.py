@@ -8,16 +8,16 @@ from typing import Any
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-from searchapp.settings.environment import env, read_choice, read_int, read_rate
+from searchapp.settings.environment import env, read_choice, read_int, read_list, read_rate, read_str
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
-DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+DATA_DIR = Path(read_str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 DEFAULT_BUNDLE = BASE_DIR / "ml" / "weights" / "default"
-SAMPLE_DATA = Path(env.str("SAMPLE_DATA", default=str(BASE_DIR.parent / "shared" / "data")))
+SAMPLE_DATA = Path(read_str("SAMPLE_DATA", default=str(BASE_DIR.parent / "shared" / "data")))
 
 DEBUG = False
-ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=[])
-CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+ALLOWED_HOSTS: list[str] = read_list("ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS: list[str] = read_list("CSRF_TRUSTED_ORIGINS")
 ROOT_URLCONF = "searchapp.urls"
 WSGI_APPLICATION = "searchapp.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -81,7 +81,7 @@ TEMPLATES = [
 
 # --- database -------------------------------------------------------------------------------------------------
 DATABASES: dict[str, dict[str, Any]] = {
-    "default": env.db("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'perennial.sqlite3'}")
+    "default": env.db_url_config(read_str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'perennial.sqlite3'}"))
 }
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # BEGIN IMMEDIATE: with deferred transactions 494 of 600 concurrent read-then-write runs ended "locked".
@@ -95,12 +95,12 @@ else:
 DATABASES["default"]["CONN_MAX_AGE"] = None
 
 CACHES: dict[str, dict[str, Any]] = {
-    "default": env.cache("CACHE_URL", default=f"filecache://{DATA_DIR / 'cache'}")
+    "default": env.cache_url_config(read_str("CACHE_URL", default=f"filecache://{DATA_DIR / 'cache'}"))
 }
 
 # --- background work ------------------------------------------------------------------------------------------
 BROKER_DIR = DATA_DIR / "broker"
-CELERY_BROKER_URL = str(env.str("CELERY_BROKER_URL", default="filesystem://"))
+CELERY_BROKER_URL = read_str("CELERY_BROKER_URL", default="filesystem://")
 if CELERY_BROKER_URL == "filesystem://":
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
         "data_folder_in": str(BROKER_DIR / "messages"),
@@ -153,11 +153,11 @@ FILE_UPLOAD_HANDLERS = [
 ]
 IMPORT_MAX_BYTES = 1024 * 1024 * 1024
 GALLERY_INDEX = read_choice("GALLERY_INDEX", default="faiss", allowed=("faiss", "milvus"))
-MILVUS_URI = str(env.str("MILVUS_URI", default=""))
+MILVUS_URI = read_str("MILVUS_URI")
 GALLERY_FOLLOW_SECONDS = 0.5
 
 ANON_SEARCH_RATE = read_rate("ANON_SEARCH_RATE")
-ANON_ITEM_BUDGET = env.int("ANON_ITEM_BUDGET", default=0)  # distinct items an address may see a day; 0 = no limit
+ANON_ITEM_BUDGET = read_int("ANON_ITEM_BUDGET", default=0, low=0, high=10**9)  # distinct items an address may see a day; 0 = no limit
 TRUSTED_PROXIES = read_int("TRUSTED_PROXIES", default=0, low=0, high=5)
 QUERY_IMAGE_RETENTION_DAYS = 30
 
@@ -184,6 +184,8 @@ AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = ["username"]
 AXES_IPWARE_PROXY_COUNT = TRUSTED_PROXIES
 AXES_VERBOSE = False
+# By user name alone, on purpose: rotating addresses or forwarding headers must not buy more guesses at a password.
+SILENCED_SYSTEM_CHECKS = ["axes.W006"]
 
 CONTENT_SECURITY_POLICY = {
     "EXCLUDE_URL_PREFIXES": ("/admin",),  # unfold needs inline script; the admin has its own policy below
@@ -233,7 +235,7 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "searchapp.log.json_formatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "root": {"handlers": ["stderr"], "level": str(env.str("LOG_LEVEL", default="INFO"))},
+    "root": {"handlers": ["stderr"], "level": read_choice("LOG_LEVEL", default="INFO", allowed=("DEBUG", "INFO", "WARNING", "ERROR"))},
     "loggers": {"django.request": {"level": "ERROR"}, "axes": {"level": "WARNING"}},
 }
 

@@ -2,7 +2,7 @@
 
 from searchapp.settings.base import *  # noqa: F403
 from searchapp.settings.base import ALLOWED_HOSTS, DATA_DIR
-from searchapp.settings.environment import env, read_or_create_secret
+from searchapp.settings.environment import read_or_create_secret, read_str
 
-SECRET_KEY = env.str("SECRET_KEY", default="") or read_or_create_secret(DATA_DIR / "secret_key")
+SECRET_KEY = read_str("SECRET_KEY") or read_or_create_secret(DATA_DIR / "secret_key")
 ALLOWED_HOSTS = ALLOWED_HOSTS or ["localhost", "127.0.0.1", "[::1]", ".local", "testserver"]

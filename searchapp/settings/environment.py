@@ -9,15 +9,28 @@ from django.core.exceptions import ImproperlyConfigured
 env = environ.Env()
 
 
+def read_str(name: str, *, default: str = "") -> str:
+    """An empty variable counts as unset, so that a filled-in copy of .env.example may leave lines open."""
+    return str(env.str(name, default="")).strip() or default
+
+
+def read_list(name: str) -> list[str]:
+    return [part.strip() for part in read_str(name).split(",") if part.strip()]
+
+
+def read_bool(name: str, *, default: bool) -> bool:
+    return read_choice(name, default=str(default).lower(), allowed=("true", "false")) == "true"
+
+
 def read_choice(name: str, *, default: str, allowed: tuple[str, ...]) -> str:
-    value = str(env.str(name, default=default))
+    value = read_str(name, default=default)
     if value not in allowed:
         raise ImproperlyConfigured(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
     return value
 
 
 def read_int(name: str, *, default: int, low: int, high: int) -> int:
-    raw = str(env.str(name, default=str(default)))
+    raw = read_str(name, default=str(default))
     try:
         value = int(raw)
     except ValueError:
@@ -29,7 +42,7 @@ def read_int(name: str, *, default: int, low: int, high: int) -> int:
 
 def read_rate(name: str) -> str | None:
     """A throttle rate such as `60/min`; empty means no throttle."""
-    value = str(env.str(name, default="")).strip()
+    value = read_str(name)
     if not value:
         return None
     count, _, period = value.partition("/")

@@ -2,17 +2,17 @@
 
 from searchapp.settings.base import *  # noqa: F403
 from searchapp.settings.base import ALLOWED_HOSTS, require
-from searchapp.settings.environment import env
+from searchapp.settings.environment import read_bool, read_str
 
-SECRET_KEY = require("SECRET_KEY", env.str("SECRET_KEY", default=""))
+SECRET_KEY = require("SECRET_KEY", read_str("SECRET_KEY"))
 if len(SECRET_KEY) < 50 or SECRET_KEY.startswith("change-me"):
     require("SECRET_KEY (50 characters or more, not the sample)", "")
 require("ALLOWED_HOSTS", ",".join(ALLOWED_HOSTS))
-require("DATABASE_URL", env.str("DATABASE_URL", default=""))
-require("CELERY_BROKER_URL", env.str("CELERY_BROKER_URL", default=""))
-require("CACHE_URL", env.str("CACHE_URL", default=""))
+require("DATABASE_URL", read_str("DATABASE_URL"))
+require("CELERY_BROKER_URL", read_str("CELERY_BROKER_URL"))
+require("CACHE_URL", read_str("CACHE_URL"))
 
-SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+SECURE_SSL_REDIRECT = read_bool("SECURE_SSL_REDIRECT", default=True)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_HSTS_SECONDS = 365 * 24 * 3600
 SECURE_HSTS_INCLUDE_SUBDOMAINS = True
