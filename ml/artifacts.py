@@ -1,0 +1,283 @@
+"""The bundle: one immutable, content-addressed directory that is a model version. Nothing here unpickles."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from ml.config import config_from_dict
+from ml.models.config import EncoderConfig
+from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.protocol import Calibration
+
+FORMAT_VERSION = 1
+ARCHITECTURES = ("compact",)
+MANIFEST_FILE, WEIGHTS_FILE, GRAPH_FILE = "manifest.json", "weights.safetensors", "encoder.onnx"
+BUNDLE_FILES = (WEIGHTS_FILE, GRAPH_FILE)
+MAX_COMPACT_GRAPH_BYTES = 1_000_000
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_FILE_BYTES = 512 * 1024 * 1024
+MAX_HEADER_BYTES = 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Weights = dict[str, NDArray[Any]]
+
+
+class BundleError(ValueError):
+    """A bundle that must not be used; the message says what differed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a bundle says about itself. `files` and `digest` are filled by write_bundle."""
+
+    format: int = FORMAT_VERSION
+    method: str
+    architecture: Literal["compact"] | str
+    config: dict[str, Any]  # EncoderConfig as plain values
+    code_bits: int
+    dimension: int
+    input_size: int
+    preprocessing: dict[str, Any]
+    labels: tuple[str, ...]  # "<pack>:<label>" of every class trained on, sorted
+    calibration: dict[str, Calibration]  # by producer; "self" = entries made by this very version
+    metrics: dict[str, Any]
+    training: dict[str, Any]  # command, seed, settings, data fingerprint, machine, seconds
+    files: dict[str, dict[str, Any]]  # name -> {"sha256", "bytes"}
+    digest: str
+
+    @property
+    def encoder_config(self) -> EncoderConfig:
+        """The architecture's settings. Raises BundleError when they are not valid."""
+        try:
+            return config_from_dict(EncoderConfig, self.config)
+        except ValueError as error:
+            raise BundleError(f"manifest: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle: bytes were read once, checked, and are what every method uses."""
+
+    path: Path
+    manifest: Manifest
+    weights: Weights
+    graph: bytes
+
+    @property
+    def digest(self) -> str:
+        """Content address: SHA-256 (hex) of the manifest, which holds the SHA-256 of every file."""
+        return self.manifest.digest
+
+    @property
+    def calibration(self) -> Calibration:
+        """Calibration of this version's queries against its own entries."""
+        return self.manifest.calibration["self"]
+
+    def encoder(self) -> OnnxEncoder:
+        """The serving encoder (one ONNX Runtime thread, no torch). Raises BundleError when the graph does not fit."""
+        manifest = self.manifest
+        try:
+            return open_onnx_encoder(
+                self.graph, input_size=manifest.input_size, code_bits=manifest.code_bits, dimension=manifest.dimension
+            )
+        except ValueError as error:
+            raise BundleError(f"{self.path / GRAPH_FILE}: {error}") from error
+
+
+def write_bundle(
+    target: Path,
+    *,
+    method: str,
+    config: EncoderConfig,
+    weights: Mapping[str, NDArray[Any]],
+    graph: bytes,
+    labels: tuple[str, ...],
+    calibration: Mapping[str, Calibration],
+    preprocessing: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    training: Mapping[str, Any],
+    architecture: str = "compact",
+    replace: bool = False,
+) -> Bundle:
+    """Write a bundle under a temporary name, sync it, load it back, and rename it to `target`.
+
+    Raises BundleError (and leaves no trace) when it would not load; FileExistsError when `target` exists and
+    `replace` is false.
+    """
+    if target.exists() and not replace:
+        raise FileExistsError(f"{target} exists; a bundle is immutable, choose another place")
+    contents = {WEIGHTS_FILE: save_safetensors(dict(weights)), GRAPH_FILE: graph}
+    plain: dict[str, Any] = {
+        "format": FORMAT_VERSION, "method": method, "architecture": architecture, "config": asdict(config),
+        "code_bits": config.code_bits, "dimension": config.dimension, "input_size": config.input_size,
+        "preprocessing": dict(preprocessing), "labels": list(labels),
+        "calibration": {name: asdict(values) for name, values in calibration.items()},
+        "metrics": dict(metrics), "training": dict(training),
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in contents.items()
+        },
+    }  # fmt: skip
+    plain["digest"] = _digest(plain)
+    text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        for name, data in {**contents, MANIFEST_FILE: text.encode()}.items():
+            _write_synced(temporary / name, data)
+        _sync_folder(temporary)
+        load_bundle(temporary)
+        _rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync_folder(target.parent)
+    return load_bundle(target)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle. Raises BundleError naming the file and what differed; FileNotFoundError when absent."""
+    manifest = read_manifest(path)
+    names = sorted(entry.name for entry in path.iterdir())
+    expected = sorted([MANIFEST_FILE, *BUNDLE_FILES])
+    if names != expected:
+        raise BundleError(f"{path} holds {', '.join(names)}; expected exactly {', '.join(expected)}")
+    contents = {name: _verified(path / name, manifest.files[name]) for name in BUNDLE_FILES}
+    graph = contents[GRAPH_FILE]
+    if manifest.architecture == "compact" and len(graph) > MAX_COMPACT_GRAPH_BYTES:
+        raise BundleError(f"{path / GRAPH_FILE} has {len(graph)} bytes, a compact encoder may have {MAX_COMPACT_GRAPH_BYTES}")
+    return Bundle(path=path, manifest=manifest, weights=_weights(path / WEIGHTS_FILE, contents[WEIGHTS_FILE]), graph=graph)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at `path`, checked against its own digest; the other files are not read."""
+    source = path / MANIFEST_FILE
+    plain = _plain_manifest(source)
+    known = {field.name for field in fields(Manifest)}
+    if set(plain) != known:
+        raise BundleError(f"{source}: missing keys {sorted(known - set(plain))}, unknown keys {sorted(set(plain) - known)}")
+    if plain["format"] != FORMAT_VERSION:
+        raise BundleError(f"{source}: format is {plain['format']!r}, this program reads {FORMAT_VERSION}")
+    if plain["architecture"] not in ARCHITECTURES:
+        raise BundleError(f"{source}: architecture is {plain['architecture']!r}, allowed: {', '.join(ARCHITECTURES)}")
+    if plain["digest"] != _digest(plain):
+        raise BundleError(f"{source}: digest is {plain['digest']!r}, its content gives {_digest(plain)}")
+    _check_files(source, plain["files"])
+    try:
+        calibration = {
+            name: config_from_dict(Calibration, values, where=f"calibration.{name}")
+            for name, values in plain["calibration"].items()
+        }
+        manifest = config_from_dict(Manifest, {**plain, "calibration": calibration}, where=str(source))
+    except (ValueError, AttributeError) as error:
+        raise BundleError(f"{source}: {error}") from error
+    config = manifest.encoder_config
+    declared = (manifest.input_size, manifest.code_bits, manifest.dimension)
+    if declared != (config.input_size, config.code_bits, config.dimension) or "self" not in calibration:
+        raise BundleError(f"{source}: input_size, code_bits, dimension are {declared}, config says {config}, "
+                          f"calibration holds {sorted(calibration)} and must hold 'self'")  # fmt: skip
+    return manifest
+
+
+def _plain_manifest(source: Path) -> dict[str, Any]:
+    if source.is_symlink() or not source.is_file():
+        raise FileNotFoundError(f"{source} is missing: not a bundle")
+    if source.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{source} has {source.stat().st_size} bytes, allowed {MAX_MANIFEST_BYTES}")
+    try:
+        plain = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{source} is not valid JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise BundleError(f"{source} holds a {type(plain).__name__}, expected an object")
+    return plain
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number JSON knows")
+
+
+def _check_files(source: Path, files: Any) -> None:
+    if not isinstance(files, dict) or sorted(files) != sorted(BUNDLE_FILES):
+        names = sorted(files) if isinstance(files, dict) else files
+        raise BundleError(f"{source}: files are {names}, expected {', '.join(sorted(BUNDLE_FILES))}")
+    for name, entry in files.items():
+        valid = (
+            isinstance(entry, dict)
+            and sorted(entry) == ["bytes", "sha256"]
+            and type(entry["bytes"]) is int
+            and _SHA256.fullmatch(str(entry["sha256"])) is not None
+        )
+        if not valid:
+            raise BundleError(f"{source}: files.{name} is {entry!r}, expected sha256 and bytes")
+
+
+def _verified(source: Path, entry: Mapping[str, Any]) -> bytes:
+    if source.is_symlink() or not source.is_file():
+        raise BundleError(f"{source} is not a regular file")
+    size = source.stat().st_size
+    if size != entry["bytes"] or size > MAX_FILE_BYTES:
+        raise BundleError(f"{source} has {size} bytes, its manifest says {entry['bytes']} (at most {MAX_FILE_BYTES})")
+    data = source.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry["sha256"]:
+        raise BundleError(f"{source}: SHA-256 is {found}, its manifest says {entry['sha256']}")
+    return data
+
+
+def _weights(source: Path, data: bytes) -> Weights:
+    header = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or header > MAX_HEADER_BYTES:
+        raise BundleError(f"{source}: header of {header} bytes, allowed {MAX_HEADER_BYTES}")
+    try:
+        weights: Weights = load_safetensors(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BundleError(f"{source} is not a safetensors file: {error}") from error
+    for name, values in weights.items():
+        if values.dtype.kind not in "fi" or not np.isfinite(values).all():
+            raise BundleError(f"{source}: tensor {name!r} ({values.dtype}) is not finite numbers")
+    return weights
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in plain.items() if name != "digest"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """A directory cannot be renamed over a full one: the old one steps aside first."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target.rename(aside)
+    temporary.rename(target)
+    shutil.rmtree(aside)

@@ -1,0 +1,108 @@
+"""Builds the bundle of version 1.0 from data packs: train, export, calibrate, measure, write."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+
+from ml.artifacts import MAX_COMPACT_GRAPH_BYTES, Bundle, write_bundle
+from ml.base_version.measure import calibrate_and_report, report_plain
+from ml.base_version.recipe import Recipe, Trained, train_encoder
+from ml.base_version.sets import Parts, open_packs, parts_of
+from ml.data.images import ImageSet, load_images
+from ml.data.reserved import load_reserved
+from ml.models.config import EncoderConfig
+from ml.models.encoder import ImageEncoder
+from ml.models.export import export_onnx, weights_of
+from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.training.loop import Progress
+
+
+def build_bundle(
+    folders: Sequence[Path],
+    target: Path,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    compiled: bool = False,
+    replace: bool = False,
+    on_epoch: Callable[[Progress], None] = lambda _progress: None,
+) -> Bundle:
+    """Train version 1.0 on the packs under `folders` and write its bundle to `target`."""
+    packs = open_packs(folders)
+    parts = parts_of(packs, load_reserved())
+    images = load_images(parts.training, recipe.stored_size)
+    trained = train_encoder(images, recipe, checkpoint=checkpoint, compiled=compiled, on_epoch=on_epoch)
+    return bundle_of(trained, images, parts, target, compiled=compiled, replace=replace)
+
+
+def bundle_of(
+    trained: Trained, images: ImageSet, parts: Parts, target: Path, *, compiled: bool, replace: bool
+) -> Bundle:
+    """Export, calibrate and measure a trained encoder, and write it as a bundle."""
+    config = trained.encoder.config
+    graph = export_onnx(trained.encoder)
+    if len(graph) > MAX_COMPACT_GRAPH_BYTES:
+        raise ValueError(f"the exported graph has {len(graph)} bytes, allowed {MAX_COMPACT_GRAPH_BYTES}")
+    calibration, metrics = calibrate_and_report(_opened(graph, config), parts)
+    metrics["random_weights"] = report_plain(_opened(export_onnx(random_encoder(config)), config), parts)
+    return write_bundle(
+        target,
+        method="compact",
+        config=config,
+        weights=weights_of(trained.encoder),
+        graph=graph,
+        labels=images.names,
+        calibration={"self": calibration},
+        preprocessing={"fit": "squeeze", "filter": "bilinear", "size": config.input_size,
+                       "mean": list(config.mean), "std": list(config.std)},
+        metrics=metrics,
+        training=_training_note(trained, images, compiled=compiled),
+        replace=replace,
+    )  # fmt: skip
+
+
+def random_encoder(config: EncoderConfig) -> ImageEncoder:
+    """The same architecture with the untrained weights of seed 0: what training has to beat."""
+    torch.manual_seed(0)
+    return ImageEncoder(config).eval()
+
+
+def _opened(graph: bytes, config: EncoderConfig) -> OnnxEncoder:
+    return open_onnx_encoder(
+        graph, input_size=config.input_size, code_bits=config.code_bits, dimension=config.dimension
+    )
+
+
+def _training_note(trained: Trained, images: ImageSet, *, compiled: bool) -> dict[str, Any]:
+    settings = asdict(trained.recipe)
+    return {
+        "command": "python -m ml train --data ../shared/data --out DIR" + (" --compile" if compiled else ""),
+        "seed": trained.recipe.seed,
+        "recipe": settings,
+        "images": len(images),
+        "classes": len(images.names),
+        "data_fingerprint": images.fingerprint,
+        "seconds": round(trained.seconds, 1),
+        "code_revision": _revision(),
+        "machine": {
+            "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "python": sys.version.split()[0], "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
+        },
+    }  # fmt: skip
+
+
+def _revision() -> str:
+    """The commit of the checkout this file lies in, or "unknown" outside one."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,115 @@
+"""Calibrates version 1.0 on validation data and reports it on held-out queries."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.base_version.sets import EncodedSet, Parts, encode_set, joined
+from ml.protocol import Calibration, Encoder
+from ml.training.calibration import Fusion, Similarities, calibrate, pool_recall
+
+Scorer = Callable[[Similarities], NDArray[np.float64] | NDArray[np.float32]]
+
+
+def similarities(queries: EncodedSet, gallery: EncodedSet, *, hide_own_class: bool = False) -> Similarities:
+    """Every query against every entry. hide_own_class: relevant entries get similarity -1, as if they were absent."""
+    code = queries.signs @ gallery.signs.T / queries.signs.shape[1]
+    cosine = queries.embeddings @ gallery.embeddings.T
+    relevant = queries.names[:, None] == gallery.names[None, :]
+    if hide_own_class:
+        code = np.where(relevant, np.float32(-1), code)
+        cosine = np.where(relevant, np.float32(-1), cosine)
+        relevant = np.zeros_like(relevant)
+    return Similarities(code=code, cosine=cosine, relevant=relevant)
+
+
+def calibrate_and_report(encoder: Encoder, parts: Parts) -> tuple[Calibration, dict[str, Any]]:
+    """Fit the calibration on known and unknown validation queries, then measure once on everything held out."""
+    training, unknown, known = (encode_set(encoder, part) for part in (parts.training, parts.unknown, parts.known))
+    choosing = joined(training, unknown)
+    known_pairs = similarities(known, choosing)
+    unknown_pairs = similarities(unknown, choosing, hide_own_class=True)
+    calibration = calibrate(known_pairs, unknown_pairs, unknown.packs)
+    fusion = Fusion(calibration.intercept, calibration.code_weight, calibration.embedding_weight)
+
+    gallery, queries = encode_set(encoder, parts.gallery), encode_set(encoder, parts.queries)
+    test_pairs = similarities(queries, gallery)
+    metrics: dict[str, Any] = {
+        "gallery_images": len(gallery),
+        "validation": _by_pack(known, known_pairs, fusion),
+        "test": _by_pack(queries, test_pairs, fusion),
+        "pool_recall_at_10": {
+            "validation": round(pool_recall(known_pairs, fusion, calibration.pool_size), 4),
+            "test": round(pool_recall(test_pairs, fusion, calibration.pool_size), 4),
+        },
+        "strong_share": {
+            "validation_classes_hidden": _strong(unknown, unknown_pairs, fusion, calibration),
+            "test_correct_best": _strong(queries, test_pairs, fusion, calibration, correct=True),
+            "test_wrong_best": _strong(queries, test_pairs, fusion, calibration, correct=False),
+        },
+    }
+    for name, part in (("reserved_classes", parts.reserved), ("unlabelled_extra", parts.distractors)):
+        if part:
+            encoded = encode_set(encoder, part)
+            pairs = similarities(encoded, gallery)
+            metrics["strong_share"][name] = _strong(encoded, pairs, fusion, calibration)
+    return calibration, metrics
+
+
+def report_plain(encoder: Encoder, parts: Parts) -> dict[str, Any]:
+    """Test figures of an encoder without calibration (similarities simply added): for baselines."""
+    gallery, queries = encode_set(encoder, parts.gallery), encode_set(encoder, parts.queries)
+    return _by_pack(queries, similarities(queries, gallery), Fusion(0.0, 1.0, 1.0))
+
+
+def _by_pack(queries: EncodedSet, pairs: Similarities, fusion: Fusion) -> dict[str, Any]:
+    """Recall@1, Recall@10 and mAP of each stage, for each pack and over all queries."""
+    stages: dict[str, Scorer] = {
+        "fused": lambda p: fusion.code_weight * p.code + fusion.embedding_weight * p.cosine,
+        "embedding": lambda p: p.cosine,
+        "code": lambda p: p.code,
+    }
+    packs = np.array(queries.packs)
+    result: dict[str, Any] = {}
+    for stage, scorer in stages.items():
+        recall_1, recall_10, precision = ranking_figures(scorer(pairs), pairs.relevant)
+        for pack in [*sorted(set(queries.packs)), "all"]:
+            rows = np.ones(len(packs), dtype=np.bool_) if pack == "all" else packs == pack
+            result.setdefault(pack, {"queries": int(rows.sum())})[stage] = {
+                "recall_at_1": round(float(recall_1[rows].mean()), 4),
+                "recall_at_10": round(float(recall_10[rows].mean()), 4),
+                "map": round(float(precision[rows].mean()), 4),
+            }
+    return result
+
+
+def ranking_figures(
+    scores: NDArray[Any], relevant: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(Q, N) scores and relevance -> per query Recall@1, Recall@10 (a hit among the first k) and average precision.
+
+    Ties go to the lower column. A query without a relevant entry counts 0.
+    """
+    hits = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
+    found = np.cumsum(hits, axis=1)
+    precision = (found / np.arange(1, hits.shape[1] + 1) * hits).sum(axis=1) / np.maximum(found[:, -1], 1)
+    return hits[:, 0].astype(np.float64), hits[:, :10].any(axis=1).astype(np.float64), precision
+
+
+def _strong(
+    queries: EncodedSet, pairs: Similarities, fusion: Fusion, calibration: Calibration, *, correct: bool | None = None
+) -> dict[str, Any]:
+    """Share of queries whose best result is strong, per pack; with `correct`, only those whose best is (not) relevant."""
+    scores = fusion.probability(pairs.code, pairs.cosine)
+    best = scores.argmax(axis=1)
+    rows = np.arange(len(best))
+    chosen = np.ones(len(best), dtype=np.bool_) if correct is None else pairs.relevant[rows, best] == correct
+    strong = scores[rows, best] >= calibration.strong
+    packs = np.array(queries.packs)
+    groups = {"all": chosen} | {name: chosen & (packs == name) for name in sorted(set(queries.packs))}
+    return {
+        name: {"queries": int(mask.sum()), "strong": round(float(strong[mask].mean()), 4) if mask.any() else 0.0}
+        for name, mask in groups.items()
+    }

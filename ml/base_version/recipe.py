@@ -1,0 +1,85 @@
+"""How version 1.0 is trained: every setting of the shipped weights in one value."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from ml.data.augmentation import AugmentationConfig
+from ml.data.images import ImageSet
+from ml.data.sampling import BatchSource, SamplingConfig
+from ml.methods.compact_metric import CompactMetricTrainer, Config
+from ml.models.encoder import ImageEncoder
+from ml.training.loop import FitConfig, Progress, fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights, apart from the images and the machine's rounding."""
+
+    seed: int = 0  # >= 0
+    stored_size: int = 112  # pixels a side that training images are held at; a little above the input size
+    method: Config = field(default_factory=Config)
+    fit: FitConfig = field(default_factory=FitConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, it must be >= 0")
+        if self.stored_size < self.method.encoder.input_size:
+            raise ValueError(
+                f"stored_size is {self.stored_size}, it must be at least the input size {self.method.encoder.input_size}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The averaged encoder and the recipe with the pixel statistics filled in."""
+
+    encoder: ImageEncoder
+    recipe: Recipe
+    seconds: float
+
+
+def train_encoder(
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    compiled: bool = False,
+    on_epoch: Callable[[Progress], None] = lambda _progress: None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train an encoder on labelled images, from random weights drawn with recipe.seed.
+
+    The images' own channel mean and deviation replace those of the recipe. Seeds torch's global generator for the
+    initial weights; resumes from `checkpoint` when it exists. compiled: faster, not bit-identical to eager.
+    """
+    mean, deviation = pixel_statistics(images)
+    encoder_config = replace(recipe.method.encoder, mean=mean, std=deviation)
+    recipe = replace(recipe, method=replace(recipe.method, encoder=encoder_config))
+    torch.manual_seed(recipe.seed)
+    trainer = CompactMetricTrainer(recipe.method, classes=len(images.names), compiled=compiled)
+    batches = BatchSource(images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs)
+    result = fit(
+        trainer, batches, recipe.fit, checkpoint=checkpoint, on_epoch=on_epoch, is_cancelled=is_cancelled
+    )
+    return Trained(encoder=cast("ImageEncoder", result.encoder), recipe=recipe, seconds=result.seconds)
+
+
+def pixel_statistics(images: ImageSet) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation per channel of all pixels scaled to [0, 1], rounded to four digits."""
+    means = torch.zeros(3, dtype=torch.float64)
+    squares = torch.zeros(3, dtype=torch.float64)
+    for part in images.pixels.split(256):
+        values = part.double() / 255.0
+        means += values.mean(dim=(2, 3)).sum(dim=0)
+        squares += values.square().mean(dim=(2, 3)).sum(dim=0)
+    means, squares = means / len(images), squares / len(images)
+    deviations = (squares - means.square()).sqrt().clamp(min=1e-3)
+    red, green, blue = (round(float(value), 4) for value in means)
+    red_spread, green_spread, blue_spread = (round(float(value), 4) for value in deviations)
+    return (red, green, blue), (red_spread, green_spread, blue_spread)

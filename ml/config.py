@@ -1,0 +1,45 @@
+"""Builds frozen config dataclasses from plain JSON values; an unknown or missing key is an error that names it."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def config_from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "config") -> T:
+    """`values` as `kind`, nested dataclasses and tuples included. Absent keys keep their defaults.
+
+    Raises ValueError naming the key and the valid ones; range checks are those of `kind` itself.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {type(values).__name__}, expected an object")
+    assert dataclasses.is_dataclass(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; allowed: {', '.join(fields)}")
+    hints = typing.get_type_hints(kind)
+    try:
+        return kind(**{name: _converted(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return config_from_dict(hint, value, where=where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} is {value!r}, expected a list")
+        kinds = typing.get_args(hint)
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        if len(kinds) != len(value):
+            raise ValueError(f"{where} has {len(value)} values, expected {len(kinds)}")
+        return tuple(_converted(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        raise ValueError(f"{where} is {value!r}, expected {hint.__name__}")
+    return value

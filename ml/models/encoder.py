@@ -1,0 +1,61 @@
+"""Trunk, code head and embedding head put together: the shape every method shares (design, section 2)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ml.models.compact import CompactTrunk
+from ml.models.config import EncoderConfig
+
+class CodeHead(nn.Module):
+    """(B, F) -> (B, L) code logits: Linear, GELU, LayerNorm, Linear. Bit = 1[logit >= 0]."""
+
+    def __init__(self, features: int, hidden: int, code_bits: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(features, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, code_bits)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, L)."""
+        logits: Tensor = self.layers(features)
+        return logits
+
+
+class ImageEncoder(nn.Module):
+    """(B, 3, S, S) float pixels in [0, 1] -> (code logits (B, L), embeddings (B, D) of unit L2 norm)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = CompactTrunk(config.trunk)
+        self.code_head = CodeHead(self.trunk.feature_size, config.code_hidden, config.code_bits)
+        self.embedding_head = nn.Linear(self.trunk.feature_size, config.dimension)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1] -> (B, F) pooled trunk features. S may differ from input_size while training."""
+        pooled: Tensor = self.trunk((images - self.mean) / self.std)
+        return pooled
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) in [0, 1] -> ((B, L) code logits, (B, D) unit embeddings)."""
+        features = self.features(images)
+        return self.code_head(features), F.normalize(self.embedding_head(features), dim=1)
+
+
+class ServingGraph(nn.Module):
+    """The exported form: (B, S, S, 3) uint8 RGB -> (code logits, embeddings), normalisation inside."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, S, 3) uint8 -> ((B, L), (B, D))."""
+        codes, embeddings = self.encoder(pixels.permute(0, 3, 1, 2).float() / 255.0)
+        return codes, embeddings

@@ -1,0 +1,150 @@
+"""Turns the two similarities into a probability of relevance, and that probability into words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.protocol import Calibration
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+POOL_SIZES = (50, 100, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000, 10000)
+FIT_POOL = 200  # candidates per query that the logistic fit sees: the nearest by code
+POOL_RECALL = 0.98  # of the exact top 10 that the shortlist must keep
+TOP = 10
+MAX_FALSE_STRONG = 0.03  # of the queries without a relevant entry whose best result may be called strong
+MAX_HIDDEN_CORRECT = 0.10  # of the correct best results that may fall below `weak`
+_RIDGE = 1e-4
+_ITERATIONS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Similarities:
+    """Every query against every gallery entry; rows are queries."""
+
+    code: Floats  # (Q, N) in [-1, 1]
+    cosine: Floats  # (Q, N) in [-1, 1]
+    relevant: Flags  # (Q, N)
+
+    def __post_init__(self) -> None:
+        if not self.code.shape == self.cosine.shape == self.relevant.shape or self.code.ndim != 2:
+            raise ValueError(
+                f"shapes differ: code {self.code.shape}, cosine {self.cosine.shape}, relevant {self.relevant.shape}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """log-odds of relevance = intercept + code_weight * code similarity + embedding_weight * cosine."""
+
+    intercept: float
+    code_weight: float
+    embedding_weight: float
+
+    def probability(self, code: Floats, cosine: Floats) -> NDArray[np.float64]:
+        """Element by element, any shape; in (0, 1)."""
+        odds = self.intercept + self.code_weight * code + self.embedding_weight * cosine
+        return np.asarray(1.0 / (1.0 + np.exp(-odds)), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSet:
+    """Best probability of each query that has no relevant entry, and the group (pack) it belongs to."""
+
+    best: NDArray[np.float64]  # (Q,)
+    groups: tuple[str, ...]
+
+
+def calibrate(known: Similarities, unknown: Similarities, unknown_groups: tuple[str, ...]) -> Calibration:
+    """The calibration of one (query version, producer) pair, by the rules below; deterministic.
+
+    known: queries of trained classes. unknown: queries whose class is not in the gallery (`relevant` all False).
+    """
+    if unknown.relevant.any():
+        raise ValueError("open-set queries must have no relevant entry in the gallery")
+    fusion = fit_fusion(known)
+    strong = strong_threshold(OpenSet(fusion.probability(unknown.code, unknown.cosine).max(axis=1), unknown_groups))
+    weak = min(weak_threshold(known, fusion), strong)
+    return Calibration(
+        intercept=fusion.intercept, code_weight=fusion.code_weight, embedding_weight=fusion.embedding_weight,
+        strong=strong, weak=weak, pool_size=choose_pool_size(known, fusion),
+    )  # fmt: skip
+
+
+def fit_fusion(known: Similarities, *, pool: int = FIT_POOL) -> Fusion:
+    """Logistic regression of relevance on (code similarity, cosine) over each query's `pool` nearest codes.
+
+    A weight that comes out negative is set to 0 and the other fitted again: a nearer entry never scores lower.
+    """
+    candidates = _nearest(known.code, pool)
+    code = np.take_along_axis(known.code, candidates, axis=1).ravel().astype(np.float64)
+    cosine = np.take_along_axis(known.cosine, candidates, axis=1).ravel().astype(np.float64)
+    relevant = np.take_along_axis(known.relevant, candidates, axis=1).ravel()
+    if not relevant.any() or relevant.all():
+        raise ValueError(f"{int(relevant.sum())} of {relevant.size} candidate pairs are relevant: nothing to separate")
+    weights = _logistic(np.stack([np.ones_like(code), code, cosine], axis=1), relevant)
+    if weights[1] < 0:
+        weights = np.insert(_logistic(np.stack([np.ones_like(code), cosine], axis=1), relevant), 1, 0.0)
+    elif weights[2] < 0:
+        weights = np.append(_logistic(np.stack([np.ones_like(code), code], axis=1), relevant), 0.0)
+    return Fusion(*(float(weight) for weight in weights))
+
+
+def strong_threshold(open_set: OpenSet, *, limit: float = MAX_FALSE_STRONG) -> float:
+    """The smallest probability such that, in every group, at most `limit` of the best results reach it."""
+    thresholds = []
+    for group in sorted(set(open_set.groups)):
+        best = np.sort(open_set.best[[name == group for name in open_set.groups]])[::-1]
+        allowed = int(limit * len(best))  # so many may reach the threshold
+        thresholds.append(float(np.nextafter(best[allowed], 1.0)))
+    return max(thresholds)
+
+
+def weak_threshold(known: Similarities, fusion: Fusion, *, hidden: float = MAX_HIDDEN_CORRECT) -> float:
+    """The probability below which `hidden` of the correct best results of known queries fall."""
+    scores = fusion.probability(known.code, known.cosine)
+    best = scores.argmax(axis=1)
+    rows = np.arange(len(best))
+    correct = scores[rows, best][known.relevant[rows, best]]
+    if correct.size == 0:
+        raise ValueError("no query has a relevant best result: the weak threshold has nothing to rest on")
+    return float(np.quantile(correct, hidden))
+
+
+def choose_pool_size(known: Similarities, fusion: Fusion) -> int:
+    """The smallest of POOL_SIZES that keeps at least POOL_RECALL of the exact top 10; N when none does."""
+    size = known.code.shape[1]
+    for pool in POOL_SIZES:
+        if pool < size and pool_recall(known, fusion, pool) >= POOL_RECALL:
+            return pool
+    return size
+
+
+def pool_recall(known: Similarities, fusion: Fusion, pool: int) -> float:
+    """Share of the exact fused top 10 that the `pool` nearest codes hold, mean over queries, in [0, 1]."""
+    scores = fusion.probability(known.code, known.cosine)
+    exact = np.argpartition(-scores, TOP - 1, axis=1)[:, :TOP]
+    inside = np.zeros(scores.shape, dtype=np.bool_)
+    np.put_along_axis(inside, _nearest(known.code, pool), np.True_, axis=1)
+    return float(np.take_along_axis(inside, exact, axis=1).mean())
+
+
+def _nearest(code: Floats, pool: int) -> NDArray[np.int64]:
+    """(Q, min(pool, N)) columns of the nearest codes; ties by lower column, as the index breaks them."""
+    return np.argsort(-code, axis=1, kind="stable")[:, :pool]
+
+
+def _logistic(design: NDArray[np.float64], target: Flags) -> NDArray[np.float64]:
+    """Weights of a logistic regression by Newton's method with a tiny ridge; (M, F), (M,) -> (F,)."""
+    weights = np.zeros(design.shape[1])
+    for _ in range(_ITERATIONS):
+        probability = 1.0 / (1.0 + np.exp(-design @ weights))
+        gradient = design.T @ (probability - target) + _RIDGE * weights
+        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + _RIDGE * np.eye(len(weights))
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights - step
+        if float(np.abs(step).max()) < 1e-9:
+            return weights
+    raise ArithmeticError(f"logistic fit did not converge in {_ITERATIONS} steps; last step {step}")
