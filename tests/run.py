@@ -17,7 +17,9 @@ PARTS = {"Redis": "redis-server", "Chromium": "chromium", "ExifTool": "exiftool"
 
 def found_parts() -> dict[str, bool]:
     parts = {name: shutil.which(command) is not None for name, command in PARTS.items()}
-    parts["PostgreSQL"] = bool(list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) or bool(shutil.which("initdb"))
+    parts["PostgreSQL"] = bool(list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) or bool(
+        shutil.which("initdb")
+    )
     parts["sample data"] = Path(os.environ.get("SAMPLE_DATA", ROOT.parent / "shared" / "data")).is_dir()
     return parts
 

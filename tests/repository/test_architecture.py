@@ -28,7 +28,11 @@ def imported_names(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", python_files("searchapp/services"), ids=lambda path: path.stem)
 def test_services_never_import_the_web_side_of_django(path: Path) -> None:
-    web = {name for name in imported_names(path) if name.startswith(("django.http", "django.views", "django.urls"))}
+    web = {
+        name
+        for name in imported_names(path)
+        if name.startswith(("django.http", "django.views", "django.urls"))
+    }
     assert web == set()
 
 
@@ -46,10 +50,20 @@ def test_nothing_unpickles_evaluates_or_extracts_archives_by_name() -> None:
 
 
 def test_every_entry_point_sets_the_thread_limits_before_anything_else() -> None:
-    for name in ("manage.py", "searchapp/wsgi.py", "searchapp/celery.py", "ml/__main__.py", "tests/conftest.py"):
+    for name in (
+        "manage.py",
+        "searchapp/wsgi.py",
+        "searchapp/celery.py",
+        "ml/__main__.py",
+        "tests/conftest.py",
+    ):
         body = ast.parse((ROOT / name).read_text(encoding="utf-8")).body
         imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-        ours = [ast.unparse(node) for node in imports if "os" not in ast.unparse(node).split() and "sys" not in ast.unparse(node)]
+        ours = [
+            ast.unparse(node)
+            for node in imports
+            if "os" not in ast.unparse(node).split() and "sys" not in ast.unparse(node)
+        ]
         assert ours[0] == "import ml.threads", name
 
 
@@ -58,10 +72,21 @@ def test_the_web_process_never_loads_torch() -> None:
         "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'searchapp.settings.test';"
         "import searchapp.wsgi, searchapp.urls; sys.exit('torch' in sys.modules)"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
     assert finished.returncode == 0, finished.stderr[-2000:]
 
 
 def test_the_mandated_top_level_is_there() -> None:
-    expected = ["manage.py", "requirements.txt", "searchapp", "ml", "templates", "static", "tests", "docker-compose.yml"]
+    expected = [
+        "manage.py",
+        "requirements.txt",
+        "searchapp",
+        "ml",
+        "templates",
+        "static",
+        "tests",
+        "docker-compose.yml",
+    ]
     assert [name for name in expected if not (ROOT / name).exists()] == []

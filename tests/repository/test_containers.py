@@ -61,7 +61,10 @@ SCHEMA = {
     "type": "object",
     "additionalProperties": {},
     "required": ["name", "services", "volumes"],
-    "properties": {"services": {"type": "object", "additionalProperties": SERVICE}, "volumes": {"type": "object"}},
+    "properties": {
+        "services": {"type": "object", "additionalProperties": SERVICE},
+        "volumes": {"type": "object"},
+    },
 }
 
 
@@ -97,7 +100,9 @@ def test_every_role_of_ours_runs_the_same_image_without_privileges(compose: dict
 
 
 def test_every_variable_is_documented_in_the_sample_environment() -> None:
-    documented = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
+    documented = set(
+        re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     used = set(VARIABLE.findall((ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
     for path in (ROOT / "searchapp" / "settings").glob("*.py"):
         used |= set(re.findall(r"""read_\w+\(\s*"([A-Z_]+)\"""", path.read_text(encoding="utf-8")))
