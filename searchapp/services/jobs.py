@@ -180,7 +180,8 @@ def _wake_next_training() -> None:
 
 def _release(run: JobRun, **fields: Any) -> None:
     """Give the job back to the queue, due at once. One that was to be cancelled is."""
-    connection.close_if_unusable_or_obsolete()
+    if not connection.in_atomic_block:
+        connection.close_if_unusable_or_obsolete()  # after a database restart the next query connects anew
     if run.held().filter(cancel_requested=True).exists():
         _finish(run, JobState.CANCELLED)
         return

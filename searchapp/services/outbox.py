@@ -19,7 +19,7 @@ def relay_once(*, limit: int = BATCH) -> int:
     """Publish waiting messages, oldest first; returns how many left.
 
     Two relays at once share the work: on PostgreSQL each skips the rows that the other holds, on SQLite the
-    second waits for the first and finds its rows published. What a dead broker refuses stays for the next pass.
+    second waits for the first and finds its rows published. What a dead broker refuses stays for the next.
     """
     waiting = OutboxMessage.objects.filter(published_at__isnull=True).order_by("id")
     if not waiting.exists():  # no write lock for the usual answer
