@@ -1,9 +1,10 @@
 """Untrusted bytes to an upright RGB picture: limits from the header, then one decoder, then clean pixels.
 
-The decoder class is chosen by us, so no other Pillow plugin is ever entered and a multi-picture JPEG is simply
-its first picture. Our own ceilings lie far below those where Pillow starts to warn, so nothing depends on its
-warnings (turning them into errors would change a process-wide filter under other threads). The decode runs in
-this process: an unknown bug in a C decoder is contained by the process manager, not here.
+The decoder class is chosen by us, so no other Pillow plugin is ever entered and a multi-picture JPEG is
+simply its first picture. Our own ceilings lie far below those where Pillow starts to warn, so nothing
+depends on its warnings (turning them into errors would change a process-wide filter under other threads).
+The decode runs in this process: an unknown bug in a C decoder is contained by the process manager, not
+here.
 """
 
 import io
@@ -93,9 +94,7 @@ def header_check(data: bytes) -> ImageHeader:
             f"That picture has {width} x {height} pixels. No side may have more than {MAX_SIDE:,}."
         )
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage(
-            f"That picture has {width} x {height} pixels. Send one at most {MAX_ASPECT} times as long as wide."
-        )
+        raise BadImage(f"That picture has {width} x {height} pixels. At most {MAX_ASPECT} to 1 is accepted.")
     return header
 
 

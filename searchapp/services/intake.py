@@ -7,8 +7,8 @@ tricks. A claimed file name is taken and never believed. Nothing here protects f
 import hashlib
 import io
 import math
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 from django.conf import settings
@@ -82,6 +82,9 @@ class StoredImage:
     def path(self) -> str:
         return stored_path(self.image_sha256, self.extension)
 
+    def as_row(self) -> dict[str, Any]:
+        return asdict(self)
+
     @property
     def files(self) -> tuple[str, str]:
         return self.path, thumbnail_path(self.image_sha256)
@@ -111,8 +114,8 @@ def query_image(
 def image_clean(data: bytes) -> CleanImage:
     """Untrusted bytes to a picture of at most IMAGE_STORED_SIDE pixels a side, its thumbnail and its facts.
 
-    A lossless source is stored as PNG, so that a query with the same file has the same code to the bit; a lossy
-    one as JPEG.
+    A lossless source is stored as PNG, so that a query with the same file has the same code to the bit; a
+    lossy one as JPEG.
     """
     decoded = decode_for_storing(data, side=settings.IMAGE_STORED_SIDE)
     encoded = _png(decoded.image) if decoded.is_lossless else _jpeg(decoded.image, _JPEG_QUALITY)

@@ -1,0 +1,193 @@
+"""The category tree: every write keeps paths, the items' search text and the followers in step."""
+
+from types import EllipsisType
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import IntegrityError, transaction
+from django.utils.text import slugify
+
+from searchapp.exceptions import Conflict, InvalidInput
+from searchapp.models import (
+    PATH_SEPARATOR,
+    Category,
+    ChangeKind,
+    EvaluationQuery,
+    Item,
+    Vertical,
+    thumbnail_path,
+)
+from searchapp.models.catalogue import stored_path
+from searchapp.services import audit
+from searchapp.services.gallery import gallery_transaction
+from searchapp.services.item_fields import has_control_characters, search_text_refresh
+from searchapp.services.media import media_remove_unused
+
+NAME_LENGTH = 120
+PATH_LENGTH = 500
+
+
+def path_parse(path: str) -> tuple[str, ...]:
+    """'Fruit > Apple' -> ('Fruit', 'Apple'). Raises InvalidInput on the field `category`."""
+    names = tuple(name.strip() for name in path.split(">"))
+    for name in names:
+        _check_name(name, field="category", whole=path)
+    if len(PATH_SEPARATOR.join(names)) > PATH_LENGTH:
+        raise _invalid("category", f"the path has more than {PATH_LENGTH} characters")
+    return names
+
+
+def category_ensure(path: str, *, vertical: str | None = None) -> Category:
+    """The category at a path such as 'Fruit > Apple', made with its parents where missing.
+
+    Raises InvalidInput when it exists with another vertical than the one asked for.
+    """
+    if vertical is not None and vertical not in Vertical.values:
+        raise _invalid("vertical", f"it is {vertical!r}, allowed: {', '.join(Vertical.values)}")
+    names = path_parse(path)
+    parent: Category | None = None
+    with transaction.atomic():
+        for depth in range(1, len(names) + 1):
+            step = PATH_SEPARATOR.join(names[:depth])
+            found = Category.objects.filter(path=step).first()
+            parent = found or _create(names[depth - 1], step, parent, vertical or Vertical.PRODUCT, slug="")
+    assert parent is not None
+    if vertical is not None and parent.vertical != vertical:
+        raise _invalid("vertical", f"the category {parent.path!r} holds {parent.vertical}s, not {vertical}s")
+    return parent
+
+
+def category_create(
+    *, name: str, parent: Category | None = None, vertical: str = Vertical.PRODUCT, slug: str = ""
+) -> Category:
+    """A new category; its slug is made from the name when none is given. Raises Conflict when it exists."""
+    name = name.strip()
+    _check_name(name, field="name", whole=name)
+    if vertical not in Vertical.values:
+        raise _invalid("vertical", f"it is {vertical!r}, allowed: {', '.join(Vertical.values)}")
+    path = _joined(parent, name)
+    if Category.objects.filter(path=path).exists():
+        raise Conflict(f"There is a category {path!r} already.", fields={"name": "exists already"})
+    if slug and (slugify(slug) != slug or len(slug) > 200 or Category.objects.filter(slug=slug).exists()):
+        raise _invalid("slug", f"it is {slug!r}; it must be new and of a-z, 0-9, - and _ alone")
+    return _create(name, path, parent, vertical, slug)
+
+
+def category_update(
+    *,
+    category: Category,
+    name: str | None = None,
+    parent: Category | EllipsisType | None = ...,
+    vertical: str | None = None,
+) -> Category:
+    """Rename, move (`parent=None` moves to the root) or change the vertical. The slug stays: models know it.
+
+    Paths of everything beneath and the search text of its items follow in the same transaction.
+    """
+    name = category.name if name is None else name.strip()
+    _check_name(name, field="name", whole=name)
+    if vertical is not None and vertical not in Vertical.values:
+        raise _invalid("vertical", f"it is {vertical!r}, allowed: {', '.join(Vertical.values)}")
+    with gallery_transaction() as changes:
+        category = Category.objects.select_for_update().get(pk=category.pk)
+        new_parent = category.parent if isinstance(parent, EllipsisType) else parent
+        _refuse_cycle(category, new_parent)
+        old_path, new_path = category.path, _joined(new_parent, name)
+        if new_path != old_path and Category.objects.filter(path=new_path).exists():
+            raise Conflict(f"There is a category {new_path!r} already.", fields={"name": "exists already"})
+        category.name, category.parent, category.path = name, new_parent, new_path
+        category.vertical = vertical or category.vertical
+        beneath = list(Category.objects.filter(path__startswith=old_path + PATH_SEPARATOR))
+        for child in beneath:
+            child.path = new_path + child.path[len(old_path) :]
+            _check_path(child.path)
+        category.save(update_fields=["name", "parent", "path", "vertical"])
+        Category.objects.bulk_update(beneath, ["path"], batch_size=200)
+        concerned = Item.objects.filter(category__in=[category.pk, *(child.pk for child in beneath)])
+        search_text_refresh(concerned)
+        changes.record(ChangeKind.ITEM_CHANGED, list(concerned.values_list("pk", flat=True)))
+    return category
+
+
+def category_delete(*, category: Category, user: AbstractBaseUser | None = None) -> None:
+    """Delete an empty category. Raises Conflict, with the count, when items or categories are in it."""
+    with transaction.atomic():
+        category = Category.objects.select_for_update().get(pk=category.pk)
+        items, children = category.items.count(), category.children.count()
+        if items or children:
+            raise Conflict(
+                f"{category.path} is not empty: it holds {items:,} items and {children:,} categories. "
+                "Move or delete those first."
+            )
+        held_out = EvaluationQuery.objects.filter(category=category)
+        files = [_query_files(query) for query in held_out]
+        audit.event_record(
+            action="category.delete",
+            actor=user,
+            subject=category.path,
+            before={"slug": category.slug, "vertical": category.vertical, "evaluation_queries": len(files)},
+        )
+        category.delete()
+        transaction.on_commit(lambda: media_remove_unused(files))
+
+
+def _query_files(query: EvaluationQuery) -> tuple[str, tuple[str, ...]]:
+    sha256 = query.image_sha256
+    return sha256, (stored_path(sha256, query.extension), thumbnail_path(sha256))
+
+
+def _create(name: str, path: str, parent: Category | None, vertical: str, slug: str) -> Category:
+    _check_path(path)
+    try:
+        with transaction.atomic():
+            return Category.objects.create(
+                name=name, path=path, parent=parent, vertical=vertical, slug=slug or _free_slug(name, path)
+            )
+    except IntegrityError:  # somebody else made it, or took the slug, a moment earlier
+        found = Category.objects.filter(path=path).first()
+        return found or Category.objects.create(
+            name=name, path=path, parent=parent, vertical=vertical, slug=_free_slug(name, path)
+        )
+
+
+def _free_slug(name: str, path: str) -> str:
+    """The name's slug; if another category has it, the path's; if that is taken too, with a number."""
+    short, whole = slugify(name)[:180] or "category", slugify(path.replace(">", " "))[:180] or "category"
+    taken = set(Category.objects.filter(slug__startswith=short).values_list("slug", flat=True))
+    taken |= set(Category.objects.filter(slug__startswith=whole).values_list("slug", flat=True))
+    if short not in taken:
+        return short
+    number, slug = 2, whole
+    while slug in taken:
+        slug, number = f"{whole}-{number}", number + 1
+    return slug
+
+
+def _refuse_cycle(category: Category, parent: Category | None) -> None:
+    is_beneath = parent is not None and (
+        parent.pk == category.pk or parent.path.startswith(category.path + PATH_SEPARATOR)
+    )
+    if is_beneath and parent is not None:
+        raise _invalid(
+            "parent", f"{parent.path!r} lies in {category.path!r}; a category cannot lie in itself"
+        )
+
+
+def _joined(parent: Category | None, name: str) -> str:
+    return f"{parent.path}{PATH_SEPARATOR}{name}" if parent else name
+
+
+def _check_path(path: str) -> None:
+    if len(path) > PATH_LENGTH:
+        raise _invalid("name", f"the path would have {len(path)} characters, allowed: {PATH_LENGTH}")
+
+
+def _check_name(name: str, *, field: str, whole: str) -> None:
+    if not name or ">" in name or len(name) > NAME_LENGTH or has_control_characters(name):
+        raise _invalid(
+            field,
+            f"{whole[:80]!r}: each name needs 1 to {NAME_LENGTH} characters, no > and no control characters",
+        )
+
+
+def _invalid(field: str, problem: str) -> InvalidInput:
+    return InvalidInput(f"The {field} is not right: {problem}.", fields={field: problem})
