@@ -1,0 +1,220 @@
+"""What was asked and what people said of the answers. A query is remembered in memory and written in batches."""
+
+import atexit
+import logging
+import os
+import threading
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import DatabaseError, InterfaceError, connection
+
+from searchapp.exceptions import InvalidInput, NotFound
+from searchapp.models import Feedback, Item, Query
+from searchapp.services import intake
+from searchapp.services.database_clock import database_now
+from searchapp.services.search_answers import SearchAnswer
+
+# About a megabyte. When the database is away longer than this lasts, the oldest go, and their number is told.
+CAPACITY = 2000
+BATCH = 200
+FLUSH_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class _Buffer:
+    """Queries not yet written, by id, oldest first; recording one twice keeps it once."""
+
+    def __init__(self) -> None:
+        self.rows: OrderedDict[UUID, Query] = OrderedDict()
+        self.dropped = 0
+        self.lock = threading.Lock()
+        self.flushing = threading.Lock()
+        self.filled = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def put(self, row: Query) -> None:
+        with self.lock:
+            self.rows[row.pk] = row
+            while len(self.rows) > CAPACITY:
+                self.rows.popitem(last=False)
+                self.dropped += 1
+        self.filled.set()
+
+    def taken(self) -> list[Query]:
+        """The oldest batch; it stays in the buffer until `written`."""
+        with self.lock:
+            self.filled.clear()
+            return list(self.rows.values())[:BATCH]
+
+    def written(self, rows: list[Query]) -> None:
+        with self.lock:
+            for row in rows:
+                self.rows.pop(row.pk, None)
+
+
+_buffer = _Buffer()
+
+
+def query_record(answer: SearchAnswer) -> None:
+    """Remember a query for the log. Touches no database and never waits for one; every search calls it by itself."""
+    _buffer.put(
+        Query(
+            id=answer.query_id,
+            kind=answer.kind,
+            text=answer.text[:300],
+            filters=dict(answer.filters),
+            version=answer.model_version,
+            arm=answer.arm,
+            result_skus=[result.sku for result in answer.results],
+            strong_count=answer.strong_count,
+            took_ms={stage: round(took, 3) for stage, took in answer.took_ms.items()},
+            asked_at=datetime.now(UTC),
+        )
+    )
+    if settings.GALLERY_FOLLOW_SECONDS > 0:
+        _flusher_start()
+
+
+def flush() -> int:
+    """Write all remembered queries; returns how many. A batch that fails stays remembered, and the error is raised."""
+    written = 0
+    with _buffer.flushing:
+        while rows := _buffer.taken():
+            Query.objects.bulk_create(rows, ignore_conflicts=True)
+            _buffer.written(rows)
+            written += len(rows)
+    return written
+
+
+def forget() -> None:
+    """Drop what is remembered and not yet written."""
+    with _buffer.lock:
+        _buffer.rows.clear()
+
+
+def dropped_count() -> int:
+    """How many queries this process forgot because the buffer was full."""
+    return _buffer.dropped
+
+
+def feedback_record(
+    query_id: UUID | str,
+    *,
+    sku: str,
+    verdict: str | None,
+    user: AbstractBaseUser | None = None,
+    image: bytes | None = None,
+) -> None:
+    """Keep, change or (verdict None) take back what somebody said of one item in one answer.
+
+    `image` is the query's picture, given only when the shopper agreed that it is kept; it is cleaned like every
+    upload and deleted after QUERY_IMAGE_RETENTION_DAYS. Saying the same twice changes nothing.
+    """
+    query_id = _query_id(query_id)
+    if verdict is None:
+        Feedback.objects.filter(query_id=query_id, sku=sku).delete()
+        return
+    if verdict not in Feedback.Verdict.values:
+        message = f"{verdict!r:.40} is not a verdict; allowed: {', '.join(Feedback.Verdict.values)}."
+        raise InvalidInput(message, fields={"verdict": message})
+    if "\x00" in sku or not Item.objects.filter(sku=sku).exists():
+        raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})
+    values: dict[str, Any] = {"verdict": verdict}
+    if user is not None and user.is_authenticated:
+        values["user_id"] = user.pk
+    if image is not None:
+        values["image_sha256"] = _query_image_store(image)
+    Feedback.objects.update_or_create(query_id=query_id, sku=sku, defaults=values)
+
+
+def query_image_path(image_sha256: str) -> Path:
+    """Where a kept query picture lies: outside MEDIA_ROOT, so no address leads to it."""
+    return query_image_folder() / f"{image_sha256}.img"
+
+
+def query_image_folder() -> Path:
+    folder: Path = settings.DATA_DIR / "query_images"
+    return folder
+
+
+def query_images_expire() -> int:
+    """Delete kept query pictures older than the retention, and any that no feedback names. Returns how many."""
+    oldest = database_now() - timedelta(days=settings.QUERY_IMAGE_RETENTION_DAYS)
+    Feedback.objects.filter(created_at__lt=oldest).exclude(image_sha256="").update(image_sha256="")
+    kept = set(Feedback.objects.exclude(image_sha256="").values_list("image_sha256", flat=True))
+    removed = 0
+    for path in query_image_folder().glob("*.img"):
+        is_being_written = path.stat().st_mtime > datetime.now(UTC).timestamp() - 600
+        if path.stem not in kept and not is_being_written:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _query_image_store(data: bytes) -> str:
+    clean = intake.image_clean(data)
+    target = query_image_path(clean.stored.image_sha256)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary.write_bytes(clean.data)
+    temporary.chmod(0o600)
+    temporary.replace(target)
+    return clean.stored.image_sha256
+
+
+def _query_id(value: UUID | str) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except ValueError:
+        raise NotFound(f"There is no query {value[:60]!r}.") from None
+
+
+def _flusher_start() -> None:
+    if _buffer.thread is not None and _buffer.thread.is_alive():
+        return
+    with _buffer.lock:
+        if _buffer.thread is None or not _buffer.thread.is_alive():
+            _buffer.thread = threading.Thread(target=_flush_for_ever, name="query-log", daemon=True)
+            _buffer.thread.start()
+
+
+def _flush_for_ever() -> None:
+    """The thread: waits for queries, gives more a moment to gather, writes them, and outlives a database that is away."""
+    pause = threading.Event()
+    while True:
+        _buffer.filled.wait()
+        pause.wait(FLUSH_SECONDS)
+        _flush_quietly()
+        connection.close()
+
+
+def _flush_quietly() -> None:
+    try:
+        flush()
+    except (DatabaseError, InterfaceError) as error:
+        logger.warning("the query log waits: %s (%d forgotten so far)", error, _buffer.dropped)
+        _buffer.filled.set()
+
+
+def _flush_at_exit() -> None:
+    if _buffer.rows and settings.GALLERY_FOLLOW_SECONDS > 0:
+        _flush_quietly()
+
+
+def _after_fork() -> None:
+    """The parent writes what it remembered; the child starts with nothing."""
+    global _buffer  # noqa: PLW0603
+    _buffer = _Buffer()
+
+
+atexit.register(_flush_at_exit)
+os.register_at_fork(after_in_child=_after_fork)

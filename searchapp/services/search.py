@@ -1,0 +1,301 @@
+"""The four ways to ask: by picture, by words, by an item of the catalogue, by code and embedding.
+
+A picture with words is a refinement: of the REFINE_POOL items that look most alike (inside the filters), those whose
+words match come, the ones with more of the words first and the more alike first among equals. Nothing is hidden behind
+a mixed score: each result keeps the visual score, and an item with none of the words is not in the answer.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.retrieval import two_stage
+from ml.retrieval.columns import EntryFilter
+from ml.retrieval.scoring import Hit
+from ml.retrieval.two_stage import QueryVectors
+from searchapp.exceptions import IncompatibleVersion, InvalidInput, NotFound, Unavailable
+from searchapp.models import Item
+from searchapp.services import intake, query_log, serving, text_search, versions
+from searchapp.services.gallery_columns import read_entries
+from searchapp.services.search_answers import STAGES, Result, SearchAnswer, text_results, visual_results
+from searchapp.services.search_options import Scope, SearchOptions, scope_of
+
+# Decoding and encoding hold a core each; beyond a few at a time everybody only waits longer and memory grows by a
+# decoded picture each. Who finds no place within the wait is told to come back.
+ADMITTED = 4
+ADMISSION_WAIT_SECONDS = 1.0
+REFINE_POOL = 200
+# More-like-this asks with at most so many photos of the item, the first ones.
+ITEM_PHOTOS = 8
+
+_admission = threading.BoundedSemaphore(ADMITTED)
+
+
+class _Clock:
+    """Milliseconds spent in each stage; every stage is named, those not passed stay 0."""
+
+    def __init__(self) -> None:
+        self.took: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.took[name] += 1000 * (time.perf_counter() - started)
+
+    def done(self) -> dict[str, float]:
+        self.took["total"] = 1000 * (time.perf_counter() - self._started)
+        return self.took
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the answer repeats of the question."""
+
+    kind: str
+    options: SearchOptions
+    text: str = ""
+
+
+def search_by_image(
+    *,
+    data: bytes,
+    filename: str = "",
+    crop: intake.Crop | None = None,
+    options: SearchOptions | None = None,
+    text: str = "",
+    visitor: str = "",
+) -> SearchAnswer:
+    """Items that look like an uploaded picture, refined by `text` if given. Raises what intake raises, Unavailable."""
+    options = options or SearchOptions()
+    clock = _Clock()
+    arm = serving.arm_for(visitor)
+    scope = scope_of(options)
+    words = text_search.query_words(text) if text.strip() else ()
+    vectors = _encoded(arm, clock, data=data, filename=filename, crop=crop)
+    where = scope.entry_filter()
+    if not words:
+        results = _found(arm, clock, [vectors], options.k, where)
+    else:
+        results = _refined(arm, clock, vectors, scope, where, words)
+    return _answered(_Asked("image", options, text.strip()), arm, clock, results)
+
+
+def search_by_text(*, text: str, options: SearchOptions | None = None, visitor: str = "") -> SearchAnswer:
+    """Items whose own words hold the query's (services.text_search says what the score means)."""
+    options = options or SearchOptions()
+    clock = _Clock()
+    arm = serving.arm_for(visitor)
+    words = text_search.query_words(text)
+    with clock.stage("shortlist"):
+        matches = text_search.items_matching(words=words, among=scope_of(options).items(), limit=options.k)
+    with clock.stage("rows"):
+        results = text_results(matches)
+    return _answered(_Asked("text", options, text.strip()), arm, clock, results)
+
+
+def search_by_item(*, sku: str, options: SearchOptions | None = None, visitor: str = "") -> SearchAnswer:
+    """Items that look like one of the catalogue, by its stored codes and embeddings: nothing is encoded.
+
+    Each of its first ITEM_PHOTOS photos asks; an item found by several keeps its best. The item itself is left out,
+    and one without any entry yet finds nothing. Raises NotFound.
+    """
+    options = options or SearchOptions()
+    clock = _Clock()
+    arm = serving.arm_for(visitor)
+    item = Item.objects.filter(sku=sku).first() if "\x00" not in sku else None
+    if item is None:
+        raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})
+    where = scope_of(options).entry_filter(without_items=frozenset({item.pk}))
+    results = _found(arm, clock, _stored_vectors(arm, item), options.k, where, item=item)
+    return _answered(_Asked("item", options, item.sku), arm, clock, results)
+
+
+def search_by_vector(
+    *,
+    code: Any,
+    embedding: Any,
+    model_version: Any,
+    options: SearchOptions | None = None,
+    visitor: str = "",
+) -> SearchAnswer:
+    """Items near a code and embedding made elsewhere by a version of the live lineage.
+
+    Raises InvalidInput on malformed values or a missing version, IncompatibleVersion on one that is unknown here or
+    outside the lineage.
+    """
+    options = options or SearchOptions()
+    clock = _Clock()
+    arm = serving.arm_for(visitor)
+    vectors = _checked_vectors(arm, code, embedding, model_version)
+    results = _found(arm, clock, [vectors], options.k, scope_of(options).entry_filter())
+    return _answered(_Asked("vector", options), arm, clock, results)
+
+
+def encode(*, data: bytes, filename: str = "", crop: intake.Crop | None = None) -> dict[str, Any]:
+    """Code and embedding of a picture by the live version: `{code, embedding, model_version}`."""
+    arm = serving.arm_for()
+    vectors = _encoded(arm, _Clock(), data=data, filename=filename, crop=crop)
+    return {
+        "code": vectors.packed_code.tobytes().hex(),
+        "embedding": [round(value, 7) for value in vectors.embedding.tolist()],
+        "model_version": arm.version.name,
+    }
+
+
+def _encoded(
+    arm: serving.Arm, clock: _Clock, *, data: bytes, filename: str, crop: intake.Crop | None
+) -> QueryVectors:
+    if not _admission.acquire(timeout=ADMISSION_WAIT_SECONDS):
+        raise Unavailable("Too many searches at once; try again in a moment.")
+    try:
+        with clock.stage("intake"):
+            image = intake.query_image(data, filename=filename, crop=crop, input_size=arm.encoder.input_size)
+        with clock.stage("encode"):
+            encoded = arm.encoder.encode(image.pixels[None])
+    finally:
+        _admission.release()
+    return QueryVectors(encoded.packed_codes[0], encoded.embeddings[0])
+
+
+def _found(
+    arm: serving.Arm,
+    clock: _Clock,
+    queries: Sequence[QueryVectors],
+    k: int,
+    where: EntryFilter,
+    *,
+    item: Item | None = None,
+) -> tuple[Result, ...]:
+    hits = _merged([hit for vectors in queries for hit in _hits(arm, clock, vectors, k, where)], k)
+    with clock.stage("rows"):
+        return visual_results(hits, arm, tags_of=item)
+
+
+def _hits(
+    arm: serving.Arm, clock: _Clock, vectors: QueryVectors, k: int, where: EntryFilter
+) -> Sequence[Hit]:
+    if not len(arm.view):
+        return ()
+    outcome = two_stage.search(arm.view, vectors, k=k, where=where, calibrations=arm.calibrations)
+    clock.took["shortlist"] += outcome.shortlist_ms
+    clock.took["rerank"] += outcome.rerank_ms
+    return outcome.hits
+
+
+def _merged(hits: Sequence[Hit], k: int) -> list[Hit]:
+    """Each item once, by its best hit; equal scores by entry id, as within one search."""
+    best: dict[int, Hit] = {}
+    for hit in sorted(hits, key=lambda hit: (-hit.score, hit.entry_id)):
+        best.setdefault(hit.item_id, hit)
+    return list(best.values())[:k]
+
+
+def _refined(
+    arm: serving.Arm,
+    clock: _Clock,
+    vectors: QueryVectors,
+    scope: Scope,
+    where: EntryFilter,
+    words: Sequence[str],
+) -> tuple[Result, ...]:
+    hits = _hits(arm, clock, vectors, REFINE_POOL, where)
+    with clock.stage("rerank"):
+        found = text_search.words_found(words=words, item_ids=[hit.item_id for hit in hits])
+        matching = [hit for hit in hits if found[hit.item_id]]
+        matching.sort(
+            key=lambda hit: -sum(found[hit.item_id].values())
+        )  # stable: alike stays the order among equals
+    words_of = {hit.item_id: tuple(word for word in words if word in found[hit.item_id]) for hit in matching}
+    with clock.stage("rows"):
+        return visual_results(matching[: scope.options.k], arm, words_of=words_of)
+
+
+def _stored_vectors(arm: serving.Arm, item: Item) -> list[QueryVectors]:
+    image_ids = list(item.images.values_list("pk", flat=True)[:ITEM_PHOTOS])
+    entries = read_entries(arm.version, image_ids=image_ids)
+    embeddings = entries.embeddings.astype(np.float32)
+    return [QueryVectors(code, embedding) for code, embedding in zip(entries.codes, embeddings)]
+
+
+def _checked_vectors(arm: serving.Arm, code: Any, embedding: Any, model_version: Any) -> QueryVectors:
+    wrong: dict[str, str] = {}
+    if not isinstance(model_version, str) or not model_version.strip():
+        wrong["model_version"] = "The version that made the code and the embedding is needed, such as 1.0."
+    packed = _read(wrong, "code", lambda: _packed_code(code, arm.version.code_bits))
+    unit = _read(wrong, "embedding", lambda: _unit_embedding(embedding, arm.version.dimension))
+    # Another version's vectors may be of another size: say first that it cannot be compared.
+    if "model_version" not in wrong:
+        version = versions.version_named(model_version.strip())
+        if not versions.lineage_compatible(version, arm.version):
+            raise IncompatibleVersion(
+                f"Version {version.name} cannot be compared with {arm.version.name}, which answers now: they have no "
+                "common lineage. Encode the picture again."
+            )
+    if wrong or packed is None or unit is None:
+        raise InvalidInput(" ".join(f"{name}: {text}" for name, text in wrong.items()), fields=wrong)
+    return QueryVectors(packed, unit)
+
+
+def _read(wrong: dict[str, str], name: str, read: Callable[[], NDArray[Any]]) -> NDArray[Any] | None:
+    try:
+        return read()
+    except ValueError as error:
+        wrong[name] = str(error)
+        return None
+
+
+def _packed_code(code: Any, bits: int) -> NDArray[np.uint8]:
+    digits = bits // 4
+    try:
+        packed = (
+            bytes.fromhex(code) if isinstance(code, str) and len(code) == digits and code.isascii() else b""
+        )
+    except ValueError:
+        packed = b""
+    if len(packed) != bits // 8:
+        raise ValueError(f"A code is {digits} hexadecimal digits ({bits} bits).")
+    return np.frombuffer(packed, np.uint8)
+
+
+def _unit_embedding(embedding: Any, dimension: int) -> NDArray[np.float32]:
+    is_list = isinstance(embedding, list | tuple) and len(embedding) == dimension
+    if not is_list or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in embedding
+    ):
+        raise ValueError(f"An embedding is a list of {dimension} numbers.")
+    try:
+        values = np.array(embedding, np.float64)
+    except OverflowError:
+        values = np.array([np.inf])
+    norm = np.linalg.norm(values)
+    if not np.isfinite(norm) or norm < 1e-6:
+        raise ValueError("An embedding holds finite numbers, not all of them 0.")
+    return (values / norm).astype(np.float32)
+
+
+def _answered(asked: _Asked, arm: serving.Arm, clock: _Clock, results: tuple[Result, ...]) -> SearchAnswer:
+    answer = SearchAnswer(
+        query_id=uuid.uuid4(),
+        kind=asked.kind,
+        text=asked.text,
+        filters={**asked.options.as_filters()},
+        arm=arm.name,
+        model_version=arm.version.name,
+        entries=len(arm.view),
+        entries_by_version=arm.view.counts_by_producer,
+        took_ms=clock.done(),
+        results=results,
+    )
+    query_log.query_record(answer)
+    return answer

@@ -1,0 +1,168 @@
+"""Model versions as rows and bundles: register, find the live one, open a version's encoder once per process."""
+
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from ml.artifacts import Bundle, Manifest, load_bundle, read_manifest
+from ml.protocol import Calibration, Encoder
+from searchapp.exceptions import IncompatibleVersion, Unavailable
+from searchapp.models import Deployment, GalleryView, ModelVersion
+
+FIRST = (1, 0)
+OWN_ENTRIES = "self"  # the calibration of a version's queries against its own entries
+
+_encoders: dict[str, Encoder] = {}
+_opening = threading.Lock()
+
+
+def default_version_ensure() -> ModelVersion:
+    """The live version; when there is none yet, the shipped bundle becomes 1.0 and answers every query.
+
+    Safe to call from several processes at once, and again: then it changes nothing.
+    """
+    if live := _live():
+        return live.version
+    manifest = read_manifest(settings.DEFAULT_BUNDLE)
+    bundle_store(settings.DEFAULT_BUNDLE)
+    try:
+        with transaction.atomic():
+            version = version_register(manifest, number=FIRST, size_bytes=_size_bytes(manifest))
+            view = GalleryView.objects.create(version=version)
+            Deployment.objects.create(
+                version=version, view=view, reason="the version Perennial is shipped with"
+            )
+    except IntegrityError:  # another process was a moment earlier
+        return champion().version
+    return version
+
+
+def version_register(
+    manifest: Manifest, *, number: tuple[int, int], size_bytes: int, parent: ModelVersion | None = None
+) -> ModelVersion:
+    """The row of a stored bundle. A child joins its parent's lineage; without a parent a new lineage begins."""
+    return ModelVersion.objects.create(
+        major=number[0],
+        minor=number[1],
+        digest=manifest.digest,
+        parent=parent,
+        lineage=parent.lineage if parent else uuid.uuid4(),
+        method=manifest.method,
+        architecture=manifest.architecture,
+        code_bits=manifest.code_bits,
+        dimension=manifest.dimension,
+        size_bytes=size_bytes,
+        manifest={
+            "metrics": manifest.metrics,
+            "training": manifest.training,
+            "preprocessing": manifest.preprocessing,
+            "input_size": manifest.input_size,
+            "labels": list(manifest.labels),
+        },
+    )
+
+
+def champion() -> Deployment:
+    """The live deployment every query goes to unless a canary takes it. Raises Unavailable when there is none."""
+    live = _live()
+    if live is None:
+        raise Unavailable("No model version is in use yet; it is being set up.")
+    return live
+
+
+def _live() -> Deployment | None:
+    live = Deployment.objects.filter(arm=Deployment.Arm.CHAMPION, ended_at__isnull=True)
+    return live.select_related("version", "view").first()
+
+
+def version_named(name: str) -> ModelVersion:
+    """The version called `M.m`. Raises IncompatibleVersion for one this installation does not have."""
+    major, _, minor = name.partition(".")
+    if major.isdecimal() and minor.isdecimal() and len(name) <= 12:
+        found = ModelVersion.objects.filter(major=int(major), minor=int(minor)).first()
+        if found is not None:
+            return found
+    known = ", ".join(version.name for version in ModelVersion.objects.all())
+    raise IncompatibleVersion(f"Model version {name[:40]!r} is not known here; known: {known or 'none'}.")
+
+
+def lineage_compatible(query: ModelVersion, producer: ModelVersion) -> bool:
+    """Whether codes and embeddings of the two may be compared at all."""
+    return (query.lineage, query.code_bits, query.dimension) == (
+        producer.lineage,
+        producer.code_bits,
+        producer.dimension,
+    )
+
+
+def calibrations_of(version: ModelVersion, bundle: Bundle) -> Mapping[str, Calibration]:
+    """Calibration by producer name, for every version of the lineage whose entries this one was measured against."""
+    lineage = ModelVersion.objects.filter(lineage=version.lineage).exclude(pk=version.pk)
+    measured = bundle.manifest.calibration
+    others = {other.name: measured[other.digest] for other in lineage if other.digest in measured}
+    return {**others, version.name: measured[OWN_ENTRIES]}
+
+
+def bundle_of(version: ModelVersion) -> Bundle:
+    """The verified bundle of a version, from MODEL_DIR. Raises ml.artifacts.BundleError when it is damaged."""
+    stored = _stored(version.digest)
+    if not stored.exists() and settings.DEFAULT_BUNDLE.exists():
+        if read_manifest(settings.DEFAULT_BUNDLE).digest == version.digest:
+            bundle_store(settings.DEFAULT_BUNDLE)
+    return load_bundle(stored)
+
+
+def encoder_of(version: ModelVersion) -> Encoder:
+    """The version's encoder, opened once per process and shared by its threads."""
+    encoder = _encoders.get(version.digest)
+    if encoder is None:
+        with _opening:
+            encoder = _encoders.get(version.digest)
+            if encoder is None:
+                encoder = _encoders[version.digest] = bundle_of(version).encoder()
+    return encoder
+
+
+def bundle_store(source: Path) -> Path:
+    """Copy a verified bundle to MODEL_DIR/<digest>, where it never changes again. Storing it twice changes nothing."""
+    digest = load_bundle(source).digest
+    target = _stored(digest)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{digest}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        shutil.copytree(source, temporary)
+        load_bundle(temporary)
+        temporary.rename(target)
+    except OSError:
+        if not target.exists():  # otherwise another process stored it meanwhile
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _stored(digest: str) -> Path:
+    folder: Path = settings.MODEL_DIR / digest
+    return folder
+
+
+def _size_bytes(manifest: Manifest) -> int:
+    return sum(int(entry["bytes"]) for entry in manifest.files.values())
+
+
+def _after_fork() -> None:
+    """A child opens its own sessions: ONNX Runtime does not promise that one survives a fork."""
+    global _opening  # noqa: PLW0603
+    _opening = threading.Lock()
+    _encoders.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
