@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Manifest:
 
     format: int = FORMAT_VERSION
     method: str
-    architecture: Literal["compact"] | str
+    architecture: str
     config: dict[str, Any]  # EncoderConfig as plain values
     code_bits: int
     dimension: int
@@ -86,11 +86,14 @@ class Bundle:
         return self.manifest.calibration["self"]
 
     def encoder(self) -> OnnxEncoder:
-        """The serving encoder (one ONNX Runtime thread, no torch). Raises BundleError when the graph does not fit."""
+        """The serving encoder, free of torch. Raises BundleError when the graph does not fit the manifest."""
         manifest = self.manifest
         try:
             return open_onnx_encoder(
-                self.graph, input_size=manifest.input_size, code_bits=manifest.code_bits, dimension=manifest.dimension
+                self.graph,
+                input_size=manifest.input_size,
+                code_bits=manifest.code_bits,
+                dimension=manifest.dimension,
             )
         except ValueError as error:
             raise BundleError(f"{self.path / GRAPH_FILE}: {error}") from error
@@ -126,7 +129,8 @@ def write_bundle(
         "calibration": {name: asdict(values) for name, values in calibration.items()},
         "metrics": dict(metrics), "training": dict(training),
         "files": {
-            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in contents.items()
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            for name, data in contents.items()
         },
     }  # fmt: skip
     plain["digest"] = _digest(plain)
@@ -148,7 +152,7 @@ def write_bundle(
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle. Raises BundleError naming the file and what differed; FileNotFoundError when absent."""
+    """Read and verify a bundle. Raises BundleError naming file and difference, or FileNotFoundError."""
     manifest = read_manifest(path)
     names = sorted(entry.name for entry in path.iterdir())
     expected = sorted([MANIFEST_FILE, *BUNDLE_FILES])
@@ -157,8 +161,13 @@ def load_bundle(path: Path) -> Bundle:
     contents = {name: _verified(path / name, manifest.files[name]) for name in BUNDLE_FILES}
     graph = contents[GRAPH_FILE]
     if manifest.architecture == "compact" and len(graph) > MAX_COMPACT_GRAPH_BYTES:
-        raise BundleError(f"{path / GRAPH_FILE} has {len(graph)} bytes, a compact encoder may have {MAX_COMPACT_GRAPH_BYTES}")
-    return Bundle(path=path, manifest=manifest, weights=_weights(path / WEIGHTS_FILE, contents[WEIGHTS_FILE]), graph=graph)
+        raise BundleError(f"{path / GRAPH_FILE} has {len(graph)} bytes, allowed {MAX_COMPACT_GRAPH_BYTES}")
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        weights=_weights(path / WEIGHTS_FILE, contents[WEIGHTS_FILE]),
+        graph=graph,
+    )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -167,11 +176,15 @@ def read_manifest(path: Path) -> Manifest:
     plain = _plain_manifest(source)
     known = {field.name for field in fields(Manifest)}
     if set(plain) != known:
-        raise BundleError(f"{source}: missing keys {sorted(known - set(plain))}, unknown keys {sorted(set(plain) - known)}")
+        raise BundleError(
+            f"{source}: missing keys {sorted(known - set(plain))}, unknown keys {sorted(set(plain) - known)}"
+        )
     if plain["format"] != FORMAT_VERSION:
         raise BundleError(f"{source}: format is {plain['format']!r}, this program reads {FORMAT_VERSION}")
     if plain["architecture"] not in ARCHITECTURES:
-        raise BundleError(f"{source}: architecture is {plain['architecture']!r}, allowed: {', '.join(ARCHITECTURES)}")
+        raise BundleError(
+            f"{source}: architecture is {plain['architecture']!r}, allowed: {', '.join(ARCHITECTURES)}"
+        )
     if plain["digest"] != _digest(plain):
         raise BundleError(f"{source}: digest is {plain['digest']!r}, its content gives {_digest(plain)}")
     _check_files(source, plain["files"])
@@ -229,7 +242,9 @@ def _verified(source: Path, entry: Mapping[str, Any]) -> bytes:
         raise BundleError(f"{source} is not a regular file")
     size = source.stat().st_size
     if size != entry["bytes"] or size > MAX_FILE_BYTES:
-        raise BundleError(f"{source} has {size} bytes, its manifest says {entry['bytes']} (at most {MAX_FILE_BYTES})")
+        raise BundleError(
+            f"{source} has {size} bytes, its manifest says {entry['bytes']} (at most {MAX_FILE_BYTES})"
+        )
     data = source.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != entry["sha256"]:

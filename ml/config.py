@@ -1,4 +1,4 @@
-"""Builds frozen config dataclasses from plain JSON values; an unknown or missing key is an error that names it."""
+"""Builds frozen config dataclasses from plain JSON values; an unknown key is an error that names it."""
 
 import dataclasses
 import typing
@@ -14,7 +14,7 @@ def config_from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "
     Raises ValueError naming the key and the valid ones; range checks are those of `kind` itself.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} is {type(values).__name__}, expected an object")
+        raise ValueError(f"{where} is {type(values).__name__}, expected an object")  # noqa: TRY004
     assert dataclasses.is_dataclass(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))
@@ -22,7 +22,9 @@ def config_from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "
         raise ValueError(f"{where}: unknown key {', '.join(unknown)}; allowed: {', '.join(fields)}")
     hints = typing.get_type_hints(kind)
     try:
-        return kind(**{name: _converted(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+        return kind(
+            **{name: _converted(hints[name], value, f"{where}.{name}") for name, value in values.items()}
+        )
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from error
 
@@ -37,7 +39,9 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
         if len(kinds) != len(value):
             raise ValueError(f"{where} has {len(value)} values, expected {len(kinds)}")
-        return tuple(_converted(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+        return tuple(
+            _converted(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value))
+        )
     if hint is float and type(value) is int:
         return float(value)
     if hint in (int, float, str, bool) and type(value) is not hint:

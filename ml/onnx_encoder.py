@@ -33,7 +33,9 @@ class OnnxEncoder:
         embeddings = np.empty((len(pixels), self.dimension), dtype=np.float32)
         for start in range(0, len(pixels), CHUNK):
             part = slice(start, start + CHUNK)
-            logits[part], embeddings[part] = self._session.run(None, {"pixels": np.ascontiguousarray(pixels[part])})
+            logits[part], embeddings[part] = self._session.run(
+                None, {"pixels": np.ascontiguousarray(pixels[part])}
+            )
         return logits, embeddings
 
 
@@ -53,7 +55,10 @@ def open_onnx_encoder(model: bytes, *, input_size: int, code_bits: int, dimensio
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises bare classes of its own, with no shared base
         raise ValueError(f"ONNX Runtime cannot load the graph: {error}") from error
-    found = {port.name: (port.type, list(port.shape[1:])) for port in [*session.get_inputs(), *session.get_outputs()]}
+    found = {
+        port.name: (port.type, list(port.shape[1:]))
+        for port in [*session.get_inputs(), *session.get_outputs()]
+    }
     expected = {
         "pixels": ("tensor(uint8)", [input_size, input_size, 3]),
         "code_logits": ("tensor(float)", [code_bits]),

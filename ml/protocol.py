@@ -37,7 +37,7 @@ class Encoder(Protocol):
     @property
     def dimension(self) -> int: ...
     def encode(self, pixels: Pixels) -> Encoded:
-        """(B, S, S, 3) uint8 RGB -> codes and unit embeddings. Raises ValueError on another shape or dtype."""
+        """(B, S, S, 3) uint8 RGB -> codes and unit embeddings. Raises ValueError on other input."""
         ...
 
 
@@ -45,10 +45,10 @@ class Encoder(Protocol):
 class Calibration:
     """Turns two similarities into a probability of relevance, for one (query version, producer) pair.
 
-    p = sigmoid(intercept + code_weight * code_similarity + embedding_weight * cosine), where code_similarity =
-    1 - 2 * hamming / L in [-1, 1] and cosine in [-1, 1]. `strong` and `weak` are probabilities: p >= strong is a
-    strong match, p < weak is probably not it, anything between is fair. `pool_size` is how many entries of this
-    producer the shortlist holds so that it keeps at least 0.98 of the exact top 10.
+    p = sigmoid(intercept + code_weight * code_similarity + embedding_weight * cosine), where code_similarity
+    = 1 - 2 * hamming / L in [-1, 1] and cosine in [-1, 1]. `strong` and `weak` are probabilities: p >= strong
+    is a strong match, p < weak is probably not it, anything between is fair. `pool_size` is how many entries
+    of this producer the shortlist holds so that it keeps at least 0.98 of the exact top 10.
     """
 
     intercept: float
@@ -65,7 +65,7 @@ def hamming_to_similarity(hamming: NDArray[np.int32], code_bits: int) -> NDArray
 
 
 def pack_bits(logits: NDArray[np.float32]) -> PackedCodes:
-    """(B, L) code-head outputs -> (B, L // 8) packed codes. The sign of exactly 0 is +1, here and only here."""
+    """(B, L) code-head outputs -> (B, L // 8) packed codes. The sign of exactly 0 is +1, only here."""
     if logits.shape[-1] % 8:
         raise ValueError(f"code length is {logits.shape[-1]}, it must be a multiple of 8")
     return np.packbits(logits >= 0, axis=-1)
@@ -75,5 +75,6 @@ def checked_batch(pixels: Pixels, input_size: int) -> Pixels:
     """Return `pixels` if it is (B, S, S, 3) uint8 with S = input_size, else raise ValueError."""
     expected: Sequence[int] = (input_size, input_size, 3)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or tuple(pixels.shape[1:]) != tuple(expected):
-        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (B, {input_size}, {input_size}, 3)")
+        wanted = f"uint8 (B, {input_size}, {input_size}, 3)"
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, expected {wanted}")
     return pixels

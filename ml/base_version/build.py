@@ -94,7 +94,8 @@ def _training_note(trained: Trained, images: ImageSet, *, compiled: bool) -> dic
         "code_revision": _revision(),
         "machine": {
             "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "python": sys.version.split()[0], "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
+            "python": sys.version.split()[0], "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
         },
     }  # fmt: skip
 
@@ -103,6 +104,7 @@ def _revision() -> str:
     """The commit of the checkout this file lies in, or "unknown" outside one."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+        found = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return found.stdout.strip()

@@ -14,7 +14,7 @@ Scorer = Callable[[Similarities], NDArray[np.float64] | NDArray[np.float32]]
 
 
 def similarities(queries: EncodedSet, gallery: EncodedSet, *, hide_own_class: bool = False) -> Similarities:
-    """Every query against every entry. hide_own_class: relevant entries get similarity -1, as if they were absent."""
+    """Every query against every entry. hide_own_class: relevant entries get similarity -1, as if absent."""
     code = queries.signs @ gallery.signs.T / queries.signs.shape[1]
     cosine = queries.embeddings @ gallery.embeddings.T
     relevant = queries.names[:, None] == gallery.names[None, :]
@@ -26,8 +26,10 @@ def similarities(queries: EncodedSet, gallery: EncodedSet, *, hide_own_class: bo
 
 
 def calibrate_and_report(encoder: Encoder, parts: Parts) -> tuple[Calibration, dict[str, Any]]:
-    """Fit the calibration on known and unknown validation queries, then measure once on everything held out."""
-    training, unknown, known = (encode_set(encoder, part) for part in (parts.training, parts.unknown, parts.known))
+    """Fit the calibration on known and unknown validation queries, then measure once on what is held out."""
+    training, unknown, known = (
+        encode_set(encoder, part) for part in (parts.training, parts.unknown, parts.known)
+    )
     choosing = joined(training, unknown)
     known_pairs = similarities(known, choosing)
     unknown_pairs = similarities(unknown, choosing, hide_own_class=True)
@@ -88,20 +90,26 @@ def _by_pack(queries: EncodedSet, pairs: Similarities, fusion: Fusion) -> dict[s
 def ranking_figures(
     scores: NDArray[Any], relevant: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(Q, N) scores and relevance -> per query Recall@1, Recall@10 (a hit among the first k) and average precision.
+    """(Q, N) scores and relevance -> per query Recall@1, Recall@10 and average precision.
 
-    Ties go to the lower column. A query without a relevant entry counts 0.
+    Recall@k = a hit among the first k. Ties go to the lower column. A query without a relevant entry is 0.
     """
     hits = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
     found = np.cumsum(hits, axis=1)
-    precision = (found / np.arange(1, hits.shape[1] + 1) * hits).sum(axis=1) / np.maximum(found[:, -1], 1)
+    gains = found / np.arange(1, hits.shape[1] + 1) * hits
+    precision = np.asarray(gains.sum(axis=1) / np.maximum(found[:, -1], 1), dtype=np.float64)
     return hits[:, 0].astype(np.float64), hits[:, :10].any(axis=1).astype(np.float64), precision
 
 
 def _strong(
-    queries: EncodedSet, pairs: Similarities, fusion: Fusion, calibration: Calibration, *, correct: bool | None = None
+    queries: EncodedSet,
+    pairs: Similarities,
+    fusion: Fusion,
+    calibration: Calibration,
+    *,
+    correct: bool | None = None,
 ) -> dict[str, Any]:
-    """Share of queries whose best result is strong, per pack; with `correct`, only those whose best is (not) relevant."""
+    """Share of queries with a strong best result, by pack; `correct` keeps those with a (not) relevant best."""
     scores = fusion.probability(pairs.code, pairs.cosine)
     best = scores.argmax(axis=1)
     rows = np.arange(len(best))
@@ -110,6 +118,9 @@ def _strong(
     packs = np.array(queries.packs)
     groups = {"all": chosen} | {name: chosen & (packs == name) for name in sorted(set(queries.packs))}
     return {
-        name: {"queries": int(mask.sum()), "strong": round(float(strong[mask].mean()), 4) if mask.any() else 0.0}
+        name: {
+            "queries": int(mask.sum()),
+            "strong": round(float(strong[mask].mean()), 4) if mask.any() else 0.0,
+        }
         for name, mask in groups.items()
     }

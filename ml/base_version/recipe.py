@@ -31,7 +31,7 @@ class Recipe:
             raise ValueError(f"seed is {self.seed}, it must be >= 0")
         if self.stored_size < self.method.encoder.input_size:
             raise ValueError(
-                f"stored_size is {self.stored_size}, it must be at least the input size {self.method.encoder.input_size}"
+                f"stored_size is {self.stored_size}, the input size {self.method.encoder.input_size} at least"
             )
 
 
@@ -55,15 +55,18 @@ def train_encoder(
 ) -> Trained:
     """Train an encoder on labelled images, from random weights drawn with recipe.seed.
 
-    The images' own channel mean and deviation replace those of the recipe. Seeds torch's global generator for the
-    initial weights; resumes from `checkpoint` when it exists. compiled: faster, not bit-identical to eager.
+    The images' own channel mean and deviation replace those of the recipe. Seeds torch's global generator
+    for the initial weights; resumes from `checkpoint` when it exists. compiled: faster, not bit-identical to
+    eager.
     """
     mean, deviation = pixel_statistics(images)
     encoder_config = replace(recipe.method.encoder, mean=mean, std=deviation)
     recipe = replace(recipe, method=replace(recipe.method, encoder=encoder_config))
     torch.manual_seed(recipe.seed)
     trainer = CompactMetricTrainer(recipe.method, classes=len(images.names), compiled=compiled)
-    batches = BatchSource(images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs)
+    batches = BatchSource(
+        images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs
+    )
     result = fit(
         trainer, batches, recipe.fit, checkpoint=checkpoint, on_epoch=on_epoch, is_cancelled=is_cancelled
     )
@@ -74,7 +77,7 @@ def pixel_statistics(images: ImageSet) -> tuple[tuple[float, float, float], tupl
     """Mean and standard deviation per channel of all pixels scaled to [0, 1], rounded to four digits."""
     means = torch.zeros(3, dtype=torch.float64)
     squares = torch.zeros(3, dtype=torch.float64)
-    for part in images.pixels.split(256):
+    for part in torch.split(images.pixels, 256):
         values = part.double() / 255.0
         means += values.mean(dim=(2, 3)).sum(dim=0)
         squares += values.square().mean(dim=(2, 3)).sum(dim=0)

@@ -45,7 +45,7 @@ class EncodedSet:
 
 
 def open_packs(folders: Sequence[Path]) -> list[Pack]:
-    """The packs that 1.0 is trained on, found at or under `folders`. Raises ValueError naming those missing."""
+    """The packs that 1.0 is trained on, at or under `folders`. Raises ValueError naming those missing."""
     found: dict[str, Pack] = {}
     for folder in folders:
         for name in TRAINING_PACKS:
@@ -54,7 +54,9 @@ def open_packs(folders: Sequence[Path]) -> list[Pack]:
                 found[name] = open_pack(inner)
     missing = [name for name in TRAINING_PACKS if name not in found]
     if missing:
-        raise ValueError(f"data packs {', '.join(missing)} are not in {', '.join(map(str, folders)) or 'nothing'}")
+        raise ValueError(
+            f"data packs {', '.join(missing)} are not in {', '.join(map(str, folders)) or 'nothing'}"
+        )
     return [found[name] for name in TRAINING_PACKS]
 
 
@@ -82,7 +84,10 @@ def encode_set(encoder: Encoder, sources: Sources) -> EncodedSet:
     codes, embeddings = [], []
     for start in range(0, len(sources), _CHUNK):
         pixels = np.stack(
-            [decode_to_input(pack.read(record), encoder.input_size) for pack, record in sources[start : start + _CHUNK]]
+            [
+                decode_to_input(pack.read(record), encoder.input_size)
+                for pack, record in sources[start : start + _CHUNK]
+            ]
         )
         encoded = encoder.encode(pixels)
         codes.append(np.unpackbits(encoded.packed_codes, axis=1))

@@ -12,13 +12,13 @@ from torch.nn import functional as F  # noqa: N812
 class AugmentationConfig:
     """How strongly training images are changed. The identity is min_area 1 and every other value 0."""
 
-    min_area: float = 0.35  # smallest share of the picture that a crop keeps, (0, 1]
+    min_area: float = 0.4  # smallest share of the picture that a crop keeps, (0, 1]
     aspect: float = 0.29  # |log(width / height)| of a crop, at most; >= 0
     rotation_degrees: float = 10.0  # at most, either way, 0 to 180
     brightness: float = 0.3  # factor in 1 +- this, [0, 1)
     contrast: float = 0.3  # factor in 1 +- this, [0, 1)
     saturation: float = 0.3  # factor in 1 +- this, [0, 1)
-    erasing: float = 0.25  # share of images that lose one rectangle, [0, 1]
+    erasing: float = 0.1  # share of images that lose one rectangle, [0, 1]
 
     def __post_init__(self) -> None:
         if not 0 < self.min_area <= 1:
@@ -38,7 +38,8 @@ def augment(
 ) -> Tensor:
     """(B, 3, S0, S0) uint8 -> (B, 3, size, size) float in [0, 1], channels last.
 
-    flip: (B,) probability of mirroring each image left to right; 0 where writing or place layout would change sense.
+    flip: (B,) probability of mirroring each image left to right; 0 where writing or place layout would
+    change sense.
     """
     images = pixels.float() / 255.0
     images = _resample(images, size, config, flip, generator)
@@ -59,7 +60,9 @@ def _resample(
     count = len(images)
     area = _uniform(count, config.min_area, 1.0, generator)
     log_aspect = _uniform(count, -config.aspect, config.aspect, generator)
-    width = (area.sqrt() * torch.exp(log_aspect / 2)).clamp(max=1.0)  # halves of the picture's side, as grids count
+    width = (area.sqrt() * torch.exp(log_aspect / 2)).clamp(
+        max=1.0
+    )  # halves of the picture's side, as grids count
     height = (area.sqrt() * torch.exp(-log_aspect / 2)).clamp(max=1.0)
     centre_x = (1 - width) * _uniform(count, -1.0, 1.0, generator)
     centre_y = (1 - height) * _uniform(count, -1.0, 1.0, generator)

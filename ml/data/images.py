@@ -40,11 +40,13 @@ def labelled_name(record: PackRecord) -> str | None:
 def load_images(
     sources: Sequence[tuple[Pack, PackRecord]], size: int, *, names: Sequence[str] | None = None
 ) -> ImageSet:
-    """Decode the given records to (N, 3, size, size). Labels outside `names` (default: all found) become -1."""
+    """Decode the records to (N, 3, size, size). Labels outside `names` (default: all found) become -1."""
     if not sources:
         raise ValueError("no image matches: nothing to load")
     found = [labelled_name(record) for _, record in sources]
-    registry = tuple(names) if names is not None else tuple(sorted({name for name in found if name is not None}))
+    registry = (
+        tuple(names) if names is not None else tuple(sorted({name for name in found if name is not None}))
+    )
     index = {name: position for position, name in enumerate(registry)}
     pixels = np.empty((len(sources), size, size, 3), dtype=np.uint8)
     lines = []
@@ -54,7 +56,9 @@ def load_images(
         lines.append(f"{pack.name}/{record.path} {record.label} {hashlib.sha256(data).hexdigest()}\n")
     return ImageSet(
         pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-        labels=torch.tensor([index.get(name, -1) if name is not None else -1 for name in found], dtype=torch.int64),
+        labels=torch.tensor(
+            [index.get(name, -1) if name is not None else -1 for name in found], dtype=torch.int64
+        ),
         names=registry,
         packs=tuple(pack.name for pack, _ in sources),
         fingerprint=hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
@@ -62,7 +66,7 @@ def load_images(
 
 
 def training_records(pack: Pack, reserved: ReservedClasses) -> list[PackRecord]:
-    """What version 1.0 trains on: train, iconic and gallery images of trainable labels, less the held-out frames."""
+    """What 1.0 trains on: train, iconic and gallery images of trainable labels, less the held-out frames."""
     return _split_gallery(pack, lambda record: reserved.is_trainable(pack.name, record.label))[0]
 
 
@@ -82,7 +86,7 @@ def _split_gallery(
 
 
 def held_out_frames(records: Iterable[PackRecord]) -> set[str]:
-    """Paths of the last two frames of every clip with at least eight frames; neighbouring frames are near copies."""
+    """Paths of the last two frames of every clip of eight or more; neighbouring frames are near copies."""
     clips: dict[str | None, list[PackRecord]] = defaultdict(list)
     for record in records:
         clips[record.label].append(record)

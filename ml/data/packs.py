@@ -64,7 +64,7 @@ def open_pack(folder: Path, *, name: str | None = None) -> "Pack":
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ValueError(
-            f"{folder} holds {len(found)} data packs ({names}); expected one {LABELS_FILE} beside its .tar shards"
+            f"{folder} holds {len(found)} data packs ({names}), expected one: {LABELS_FILE} and .tar shards"
         )
     root = found[0].resolve()
     return Pack(name=name or root.name, root=root, header=_header(root))
@@ -72,7 +72,7 @@ def open_pack(folder: Path, *, name: str | None = None) -> "Pack":
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """An open pack. Rows are read when iterated, image bytes when asked for; safe to share between threads."""
+    """An open pack. Rows are read when iterated, image bytes when asked for. Threads may share it."""
 
     name: str
     root: Path
@@ -103,11 +103,13 @@ class Pack:
                 except csv.Error as error:
                     yield PackRowError(self.name, row, "*", f"not readable as CSV: {error}")
                 except UnicodeDecodeError as error:
-                    yield PackRowError(self.name, row, "*", f"not UTF-8 at byte {error.start}; nothing after it is read")
+                    yield PackRowError(
+                        self.name, row, "*", f"not UTF-8 at byte {error.start}; nothing after it is read"
+                    )
                     return
 
     def records(self, *splits: str) -> Iterator[PackRecord]:
-        """The rows of the named splits (all when none is named). Raises PackRowError at the first broken row."""
+        """The rows of the named splits (none named: all). Raises PackRowError at the first broken row."""
         for split in splits:
             if split not in SPLITS:
                 raise ValueError(f"split is {split!r}, allowed: {', '.join(SPLITS)}")
@@ -123,7 +125,9 @@ class Pack:
             self._shards[record.shard] = _members(self.root, record.shard)
         members = self._shards[record.shard]
         if record.path not in members:
-            raise PackRowError(self.name, record.row, "path", f"{record.path!r} is not in shard {record.shard}")
+            raise PackRowError(
+                self.name, record.row, "path", f"{record.path!r} is not in shard {record.shard}"
+            )
         offset, size = members[record.path]
         if size > MAX_MEMBER_BYTES:
             raise PackRowError(
@@ -132,7 +136,9 @@ class Pack:
         with (self.root / record.shard).open("rb", buffering=0) as stream:
             data = os.pread(stream.fileno(), size, offset)
         if len(data) != size:
-            raise ValueError(f"{self.name}/{record.shard} is cut short at {record.path!r}: {len(data)} of {size} bytes")
+            raise ValueError(
+                f"{self.name}/{record.shard} is cut short at {record.path!r}: {len(data)} of {size} bytes"
+            )
         return data
 
     def fingerprint(self) -> str:
@@ -148,12 +154,24 @@ class Pack:
             raise PackRowError(self.name, row, "*", f"{len(cells)} fields, expected {len(self.header)}")
         columns = dict(zip(self.header, cells, strict=True))
         path, shard, split = columns["path"], columns["shard"], columns["split"]
-        if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\x00" in path:
+        if (
+            not path
+            or PurePosixPath(path).is_absolute()
+            or ".." in PurePosixPath(path).parts
+            or "\x00" in path
+        ):
             raise PackRowError(self.name, row, "path", f"{path!r} is not a relative path inside the pack")
         if path in seen:
             raise PackRowError(self.name, row, "path", f"{path!r} is listed twice")
-        if not shard.endswith(".tar") or PurePosixPath(shard).name != shard or "\\" in shard or "\x00" in shard:
-            raise PackRowError(self.name, row, "shard", f"{shard!r} is not the name of a .tar file beside {LABELS_FILE}")
+        if (
+            not shard.endswith(".tar")
+            or PurePosixPath(shard).name != shard
+            or "\\" in shard
+            or "\x00" in shard
+        ):
+            raise PackRowError(
+                self.name, row, "shard", f"{shard!r} is not the name of a .tar file beside {LABELS_FILE}"
+            )
         if split not in SPLITS:
             raise PackRowError(self.name, row, "split", f"{split!r}, allowed: {', '.join(SPLITS)}")
         seen.add(path)
@@ -173,14 +191,16 @@ def _header(root: Path) -> tuple[str, ...]:
         raise ValueError(f"{source}: the header cannot be read as UTF-8 CSV: {error}") from error
     missing = [column for column in REQUIRED_COLUMNS if column not in header]
     if missing:
-        raise ValueError(f"{source} row 1: column {', '.join(missing)} is missing; got {', '.join(header) or 'nothing'}")
+        raise ValueError(
+            f"{source} row 1: column {', '.join(missing)} is missing; got {', '.join(header) or 'nothing'}"
+        )
     if len(set(header)) != len(header):
         raise ValueError(f"{source} row 1: a column is named twice: {', '.join(header)}")
     return header
 
 
 def _members(root: Path, shard: str) -> dict[str, tuple[int, int]]:
-    """Member path -> (offset, size) of every regular file in an uncompressed shard; links are not followed."""
+    """Member path -> (offset, size) of every regular file in an uncompressed shard; links are left out."""
     source = root / shard
     if not source.is_file() or source.resolve().parent != root:
         raise ValueError(f"{source} is not a file of this pack")

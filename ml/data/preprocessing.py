@@ -2,7 +2,6 @@
 
 import io
 import math
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ def to_input(image: Image.Image, size: int) -> NDArray[np.uint8]:
 
 
 def draft_target(size: int, crop: Crop = WHOLE, *, turned: bool = False) -> tuple[int, int]:
-    """The (width, height) to ask of `Image.draft` so that the cropped region still has 2 * size pixels a side.
+    """The (width, height) to ask of `Image.draft` so that the crop keeps 2 * size pixels a side.
 
     turned: the stored picture lies on its side (EXIF orientation 5-8), so the crop's axes are swapped.
     """
@@ -41,14 +40,15 @@ def draft_target(size: int, crop: Crop = WHOLE, *, turned: bool = False) -> tupl
 
 
 def decode_to_input(data: bytes, size: int, crop: Crop = WHOLE) -> NDArray[np.uint8]:
-    """Encoded JPEG, PNG or WebP -> (size, size, 3) uint8, upright, cropped; a big JPEG is decoded at reduced size.
+    """Encoded JPEG, PNG or WebP -> (size, size, 3) uint8, upright and cropped; a big JPEG decodes reduced.
 
-    Trusts its input: limits on bytes and pixels are the intake's work. Raises OSError on what Pillow cannot read.
+    Trusts its input: limits on bytes and pixels are the intake's work. Raises OSError on what Pillow cannot
+    read.
     """
     with Image.open(io.BytesIO(data)) as image:
         turned = image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED_ORIENTATIONS
         image.draft("RGB", draft_target(size, crop, turned=turned))
-        upright = cast("Image.Image", ImageOps.exif_transpose(image)).convert("RGB")
+        upright = ImageOps.exif_transpose(image).convert("RGB")
     return to_input(cut(upright, crop), size)
 
 
@@ -67,7 +67,11 @@ def cut(image: Image.Image, crop: Crop) -> Image.Image:
 def checked_crop(crop: Crop) -> Crop:
     """Return `crop` if it lies inside the unit square with positive sides, else raise ValueError."""
     x, y, width, height = crop
-    inside = x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= 1 + 1e-6 and y + height <= 1 + 1e-6
+    inside = (
+        x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= 1 + 1e-6 and y + height <= 1 + 1e-6
+    )
     if not all(map(math.isfinite, crop)) or not inside:
-        raise ValueError(f"crop is x={x}, y={y}, width={width}, height={height}; it must lie inside 0-1 with sides > 0")
+        raise ValueError(
+            f"crop is x={x}, y={y}, width={width}, height={height}; it must lie inside 0-1 with sides > 0"
+        )
     return crop

@@ -1,4 +1,4 @@
-"""Which classes the shipped weights never see: reserved ones for journeys and tests, validation ones for thresholds."""
+"""The classes shipped weights never see: some reserved for journeys and tests, some to choose thresholds."""
 
 import hashlib
 import json
@@ -11,19 +11,20 @@ from ml.data.packs import Pack
 
 RESERVED_FILE = Path(__file__).with_name("reserved.json")
 RULE = (
-    "Reserved: eligible ids in order of SHA-256('<pack>:<id>'), ascending. grocery: the first 12 classes. clothing: the "
-    "first 2 classes with at least 100 images. places_indoor: 20 place_ids with query frames; catalog: 24 product_ids "
-    "with at least 2 images and none in the test split; in both, taken in rounds over the categories (ordered by the hash "
-    "of their first eligible id), one id per category and round, at most a third of a category's eligible ids. "
-    "Validation (part of the sample catalogue, never trained on by 1.0): random.Random(0).sample over the sorted eligible "
-    "ids that are not reserved (clothing: only classes of at most 400 images, so that training keeps the large ones), "
-    "packs in the order grocery (6), clothing (1), places_indoor (8), one generator."
+    "Reserved: eligible ids in order of SHA-256('<pack>:<id>'), ascending. grocery: the first 12 classes. "
+    "clothing: the first 2 classes with at least 100 images. places_indoor: 20 place_ids with query "
+    "frames; catalog: 24 product_ids with at least 2 images and none in the test split; in both, taken in "
+    "rounds over the categories (ordered by the hash of their first eligible id), one id per category and "
+    "round, at most a third of a category's eligible ids. Validation (part of the sample catalogue, never "
+    "trained on by 1.0): random.Random(0).sample over the sorted eligible ids that are not reserved "
+    "(clothing: only classes of at most 400 images, so that training keeps the large ones), packs in the "
+    "order grocery (6), clothing (1), places_indoor (8), one generator."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ReservedClasses:
-    """Label ids by pack name. `reserved` stays out of the sample catalogue; `validation` is in it but untrained."""
+    """Label ids by pack name. `reserved` is not in the sample catalogue; `validation` is, but untrained."""
 
     reserved: Mapping[str, frozenset[str]]
     validation: Mapping[str, frozenset[str]]
@@ -50,7 +51,9 @@ def load_reserved(path: Path = RESERVED_FILE) -> ReservedClasses:
             validation={pack: frozenset(ids) for pack, ids in content["validation"].items()},
         )
     except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: expected {{reserved: {{pack: [id]}}, validation: {{pack: [id]}}}}: {error}") from error
+        raise ValueError(
+            f"{path}: expected {{reserved: {{pack: [id]}}, validation: {{pack: [id]}}}}: {error}"
+        ) from error
 
 
 def hash_order(pack: str, ids: Iterable[str]) -> list[str]:

@@ -28,14 +28,15 @@ class SamplingConfig:
     # Class i is drawn with weight n_i ** exponent: 0 = all alike, 1 = by frequency; [0, 1].
     frequency_exponent: float = 0.7
     # (until this share of the epochs, pixels a side), shares rising to 1.0
-    sizes: tuple[tuple[float, int], ...] = ((1.0, 96),)
+    sizes: tuple[tuple[float, int], ...] = ((0.5, 64), (0.75, 80), (1.0, 96))
     # Packs whose pictures are mirrored half of the time; a mirrored corridor is another corridor.
     mirrored_packs: tuple[str, ...] = ("grocery", "clothing")
 
     def __post_init__(self) -> None:
         if self.classes_per_batch < 2 or self.images_per_class < 2:
             raise ValueError(
-                f"classes_per_batch is {self.classes_per_batch}, images_per_class {self.images_per_class}; both must be >= 2"
+                f"classes_per_batch is {self.classes_per_batch} and images_per_class "
+                f"{self.images_per_class}, both must be >= 2"
             )
         if not 0 <= self.frequency_exponent <= 1:
             raise ValueError(f"frequency_exponent is {self.frequency_exponent}, allowed 0 to 1")
@@ -45,10 +46,16 @@ class SamplingConfig:
 
 
 class BatchSource:
-    """Batches of one ImageSet. An epoch depends on (seed, epoch) alone, so a resumed run sees the same ones."""
+    """Batches of one ImageSet. An epoch depends on (seed, epoch) alone: a resumed run sees the same ones."""
 
     def __init__(
-        self, images: ImageSet, sampling: SamplingConfig, augmentation: AugmentationConfig, *, seed: int, epochs: int
+        self,
+        images: ImageSet,
+        sampling: SamplingConfig,
+        augmentation: AugmentationConfig,
+        *,
+        seed: int,
+        epochs: int,
     ) -> None:
         if bool((images.labels < 0).any()):
             raise ValueError("training images must all have a label of the registry")
@@ -85,11 +92,12 @@ class BatchSource:
         for _ in range(self.steps_per_epoch):
             rows = self.draw(generator)
             yield Batch(
-                images=augment(pixels[rows], size, self.augmentation, self.flip[rows], generator), labels=self.labels[rows]
+                images=augment(pixels[rows], size, self.augmentation, self.flip[rows], generator),
+                labels=self.labels[rows],
             )
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """(P * K,) image rows: P distinct classes, K images each, repeated only when a class has fewer than K."""
+        """(P * K,) image rows: P distinct classes, K images each, repeated when a class has fewer than K."""
         chosen = torch.multinomial(self.weights, self.sampling.classes_per_batch, generator=generator)
         wanted = self.sampling.images_per_class
         drawn = []
@@ -100,7 +108,7 @@ class BatchSource:
         return torch.cat(drawn)
 
     def _source_pixels(self, size: int) -> Tensor:
-        """The stored pixels, first shrunk (area filter) when they are far larger than the crop: bilinear would alias."""
+        """The stored pixels, shrunk first when they are far larger than the crop: bilinear would alias."""
         stored = self.pixels.shape[-1]
         target = round(size * 7 / 6)
         if stored <= target * 1.2:
@@ -109,8 +117,10 @@ class BatchSource:
             self._resized = {
                 target: torch.cat(
                     [
-                        F.interpolate(part.float(), (target, target), mode="bilinear", antialias=True).round().byte()
-                        for part in self.pixels.split(256)
+                        F.interpolate(part.float(), (target, target), mode="bilinear", antialias=True)
+                        .round()
+                        .byte()
+                        for part in torch.split(self.pixels, 256)
                     ]
                 )
             }

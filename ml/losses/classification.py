@@ -10,8 +10,8 @@ def cosine_cross_entropy(
     """Mean cross-entropy (nats) of softmax(scale * cosine(embedding, class weight)).
 
     embeddings: (B, D); class_weights: (C, D); both are normalised here, gradient reaches both.
-    labels: (B,) int64 in [0, C). scale > 0. label_smoothing in [0, 1): share spread evenly over all C classes.
-    Source: method file compact_involution, section 4 (cosine classifier, scale 16).
+    labels: (B,) int64 in [0, C). scale > 0. label_smoothing in [0, 1): share spread evenly over all C
+    classes. Source: method file compact_involution, section 4 (cosine classifier, scale 16).
     """
     if embeddings.shape[1] != class_weights.shape[1]:
         raise ValueError(f"embeddings are {embeddings.shape[1]}-d, class weights {class_weights.shape[1]}-d")

@@ -7,12 +7,12 @@ from ml.losses.classification import cosine_cross_entropy
 
 
 def quantisation_loss(logits: Tensor) -> Tensor:
-    """Mean of (|tanh h| - 1)^2 over the batch and the bits, in [0, 1]: 0 when every bit is decided. logits: (B, L)."""
+    """(B, L) logits h -> mean of (|tanh h| - 1)^2, in [0, 1]: 0 when every bit is decided."""
     return (torch.tanh(logits).abs() - 1).square().mean()
 
 
 def balance_loss(logits: Tensor) -> Tensor:
-    """Mean over bits of the squared batch mean of tanh h, in [0, 1]: 0 when each bit splits the batch. logits: (B, L)."""
+    """(B, L) logits h -> mean over bits of (batch mean of tanh h)^2: 0 when each bit splits the batch."""
     return torch.tanh(logits).mean(dim=0).square().mean()
 
 
@@ -32,7 +32,9 @@ def code_loss(
     labels: (B,) int64 in [0, C). Weights >= 0. Gradient reaches logits and class_weights.
     """
     if quantisation_weight < 0 or balance_weight < 0:
-        raise ValueError(f"quantisation_weight {quantisation_weight} and balance_weight {balance_weight} must be >= 0")
+        raise ValueError(
+            f"quantisation_weight {quantisation_weight} and balance_weight {balance_weight} must be >= 0"
+        )
     matching = cosine_cross_entropy(
         torch.tanh(logits), class_weights, labels, scale=scale, label_smoothing=label_smoothing
     )

@@ -7,9 +7,9 @@ from torch import Tensor
 def mine_pairs(similarities: Tensor, labels: Tensor, *, epsilon: float) -> tuple[Tensor, Tensor]:
     """The informative pairs of each anchor: (kept positives, kept negatives), both (B, B) bool.
 
-    similarities: (B, B) cosine. A negative is kept if it is above the anchor's hardest positive minus epsilon, a
-    positive if it is below the anchor's hardest negative plus epsilon. An anchor that lacks positives or negatives
-    keeps nothing. The diagonal is never a pair. No gradient.
+    similarities: (B, B) cosine. A negative is kept if it is above the anchor's hardest positive minus
+    epsilon, a positive if it is below the anchor's hardest negative plus epsilon. An anchor that lacks
+    positives or negatives keeps nothing. The diagonal is never a pair. No gradient.
     """
     same = labels[:, None] == labels[None, :]
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -34,8 +34,8 @@ def multi_similarity_loss(
 ) -> Tensor:
     """Mean over all B anchors of the Multi-Similarity loss on mined pairs; anchors without pairs count 0.
 
-    embeddings: (B, D) unit L2 norm. labels: (B,) int64. alpha, beta > 0; centre (lambda) and epsilon in cosine units.
-    Source: method file compact_involution, section 4; defaults are TensorFlow Similarity's.
+    embeddings: (B, D) unit L2 norm. labels: (B,) int64. alpha, beta > 0; centre (lambda) and epsilon in
+    cosine units. Source: method file compact_involution, section 4; defaults are TensorFlow Similarity's.
     """
     if alpha <= 0 or beta <= 0:
         raise ValueError(f"alpha is {alpha} and beta {beta}, both must be above 0")

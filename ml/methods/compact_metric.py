@@ -1,8 +1,8 @@
 """Compact involution metric model (Islam et al., arXiv 2404.06593): cross-entropy, Multi-Similarity, or both.
 
-Deviations: the paper gives no layer list and no hyper-parameters (method file, section 12). A cosine classifier
-replaces its linear one, and a code head with a cosine classifier of its own is trained beside the embedding,
-because the product searches by codes first.
+Deviations: the paper gives no layer list and no hyper-parameters (method file, section 12). A cosine
+classifier replaces its linear one, and a code head with a cosine classifier of its own is trained beside the
+embedding, because the product searches by codes first.
 """
 
 from dataclasses import dataclass, field
@@ -34,13 +34,22 @@ class Config:
     balance_weight: float = 0.1  # inside the code loss, >= 0
 
     def __post_init__(self) -> None:
-        for name in ("ce_weight", "ms_weight", "ms_from_epoch", "code_weight", "quantisation_weight", "balance_weight"):
+        for name in (
+            "ce_weight",
+            "ms_weight",
+            "ms_from_epoch",
+            "code_weight",
+            "quantisation_weight",
+            "balance_weight",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, it must be >= 0")
         if self.ce_weight + self.ms_weight == 0:
             raise ValueError("ce_weight and ms_weight are both 0: nothing would train the embedding")
         if self.scale <= 0 or not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"scale is {self.scale} (> 0), label_smoothing {self.label_smoothing} (0 to below 1)")
+            raise ValueError(
+                f"scale is {self.scale} (> 0), label_smoothing {self.label_smoothing} (0 to below 1)"
+            )
 
 
 class _Parts(nn.Module):
@@ -62,7 +71,8 @@ class CompactMetricTrainer:
             raise ValueError(f"{classes} classes, at least 2 are needed")
         self.config = config
         self.epoch = 0
-        self.parts = _Parts(config, classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parts = _Parts(config, classes)
+        self.parts.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts.train()
         self._forward = torch.compile(self.parts.encoder) if compiled else self.parts.encoder
 
@@ -75,7 +85,8 @@ class CompactMetricTrainer:
             scale=config.scale, label_smoothing=config.label_smoothing,
         )  # fmt: skip
         code = code_loss(
-            logits, self.parts.code_centres, batch.labels, scale=config.scale, label_smoothing=config.label_smoothing,
+            logits, self.parts.code_centres, batch.labels,
+            scale=config.scale, label_smoothing=config.label_smoothing,
             quantisation_weight=config.quantisation_weight, balance_weight=config.balance_weight,
         )  # fmt: skip
         loss = config.ce_weight * ce + config.code_weight * code

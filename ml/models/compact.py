@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ml.models.config import CompactConfig
 from ml.models.involution import Involution
 
+
 class CompactTrunk(nn.Module):
-    """(B, 3, S, S) normalised pixels -> (B, widths[-1]) pooled feature. S must be a multiple of all strides' product."""
+    """(B, 3, S, S) normalised pixels -> (B, F) pooled feature, F = widths[-1]."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -28,7 +29,9 @@ class CompactTrunk(nn.Module):
         for width, stride in zip(config.widths, config.strides, strict=True):
             stages.append(
                 nn.Sequential(
-                    nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.GELU()
+                    nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.GELU(),
                 )
             )
             before = width
@@ -37,7 +40,7 @@ class CompactTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, F)."""
-        maps = self.stages(self.activation(self.involution(images)))  # (B, F, h, w)
+        maps: Tensor = self.stages(self.activation(self.involution(images)))  # (B, F, h, w)
         if self.pooling == "mean":
             return torch.mean(maps, dim=(2, 3))
         # GELU is slightly negative at places; the generalised mean needs positive input.

@@ -15,7 +15,7 @@ class CompactConfig:
     involution_kernel: int = 3  # K, odd, 1 to 11
     involution_stride: int = 1  # 1 or 2
     involution_reduction: int = 1  # r >= 1
-    pooling: str = "mean"  # "mean", or "gem": generalised mean with exponent 3
+    pooling: str = "gem"  # "mean", or "gem": generalised mean with exponent 3
 
     def __post_init__(self) -> None:
         if not self.widths or any(not 1 <= width <= MAX_WIDTH for width in self.widths):
@@ -52,6 +52,8 @@ class EncoderConfig:
         if self.code_bits not in CODE_BITS:
             raise ValueError(f"code_bits is {self.code_bits}, allowed: {CODE_BITS}")
         if not 8 <= self.code_hidden <= 1024 or not 8 <= self.dimension <= 512:
-            raise ValueError(f"code_hidden is {self.code_hidden} (8 to 1024), dimension {self.dimension} (8 to 512)")
+            raise ValueError(
+                f"code_hidden is {self.code_hidden} (8 to 1024), dimension {self.dimension} (8 to 512)"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or any(not value > 0 for value in self.std):
             raise ValueError(f"mean {self.mean} and std {self.std} must have three values, std above 0")

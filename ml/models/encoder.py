@@ -7,6 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 from ml.models.compact import CompactTrunk
 from ml.models.config import EncoderConfig
 
+
 class CodeHead(nn.Module):
     """(B, F) -> (B, L) code logits: Linear, GELU, LayerNorm, Linear. Bit = 1[logit >= 0]."""
 
@@ -38,7 +39,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [0, 1] -> (B, F) pooled trunk features. S may differ from input_size while training."""
+        """(B, 3, S, S) in [0, 1] -> (B, F) pooled trunk features. S may differ from input_size."""
         pooled: Tensor = self.trunk((images - self.mean) / self.std)
         return pooled
 

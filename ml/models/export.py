@@ -1,6 +1,5 @@
 """Exports an encoder to the one ONNX file that serves it, and rebuilds it from its weights."""
 
-import io
 import warnings
 from collections.abc import Mapping
 
@@ -24,7 +23,6 @@ def export_onnx(encoder: ImageEncoder) -> bytes:
     encoder.eval()
     size = encoder.config.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
@@ -38,8 +36,7 @@ def export_onnx(encoder: ImageEncoder) -> bytes:
             verbose=False,
         )
     assert program is not None
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    model = program.model_proto
     _strip(model)
     onnx.checker.check_model(model)
     serialised: bytes = model.SerializeToString()
@@ -60,7 +57,7 @@ def encoder_from_weights(config: EncoderConfig, weights: Weights) -> ImageEncode
         encoder.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"weights do not fit the architecture: {error}") from error
-    return encoder.eval().requires_grad_(False)
+    return encoder.eval().requires_grad_(requires_grad=False)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -1,4 +1,4 @@
-"""Involution (Li et al., CVPR 2021) written as shifted multiply-adds: no im2col, cheap to train and to export."""
+"""Involution (Li et al., CVPR 2021) as shifted multiply-adds: no im2col, cheap to train and export."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,10 @@ from torch.nn import functional as F  # noqa: N812  (the name everyone knows)
 class Involution(nn.Module):
     """One kernel per output pixel and group, generated from the pixel itself. Channel count is preserved.
 
-    channels C, kernel_size K (odd), stride s, groups G (divides C), reduction r: hidden channels max(1, C // r).
-    Kernel generation: AvgPool_s -> 1x1 -> BatchNorm -> GELU -> 1x1 to K*K*G, ordered group first, then K*K.
-    No softmax on the kernel; zero padding. (B, C, H, W) -> (B, C, ceil(H / s), ceil(W / s)) for H, W divisible by s.
+    channels C, kernel_size K (odd), stride s, groups G (divides C), reduction r: hidden channels max(1, C //
+    r). Kernel generation: AvgPool_s -> 1x1 -> BatchNorm -> GELU -> 1x1 to K*K*G, ordered group first, then
+    K*K. No softmax on the kernel; zero padding. (B, C, H, W) -> (B, C, ceil(H / s), ceil(W / s)) for H, W
+    divisible by s.
     """
 
     def __init__(
@@ -50,7 +51,10 @@ class Involution(nn.Module):
             for position in range(size * size):
                 row, column = divmod(position, size)
                 shifted = channels[
-                    :, :, row : row + stride * (height - 1) + 1 : stride, column : column + stride * (width - 1) + 1 : stride
+                    :,
+                    :,
+                    row : row + stride * (height - 1) + 1 : stride,
+                    column : column + stride * (width - 1) + 1 : stride,
                 ]
                 index = group * size * size + position
                 product = shifted * kernels[:, index : index + 1]

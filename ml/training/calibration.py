@@ -31,7 +31,8 @@ class Similarities:
     def __post_init__(self) -> None:
         if not self.code.shape == self.cosine.shape == self.relevant.shape or self.code.ndim != 2:
             raise ValueError(
-                f"shapes differ: code {self.code.shape}, cosine {self.cosine.shape}, relevant {self.relevant.shape}"
+                f"shapes differ: code {self.code.shape}, cosine {self.cosine.shape}, "
+                f"relevant {self.relevant.shape}"
             )
 
 
@@ -60,12 +61,15 @@ class OpenSet:
 def calibrate(known: Similarities, unknown: Similarities, unknown_groups: tuple[str, ...]) -> Calibration:
     """The calibration of one (query version, producer) pair, by the rules below; deterministic.
 
-    known: queries of trained classes. unknown: queries whose class is not in the gallery (`relevant` all False).
+    known: queries of trained classes. unknown: queries whose class is not in the gallery (`relevant` all
+    False).
     """
     if unknown.relevant.any():
         raise ValueError("open-set queries must have no relevant entry in the gallery")
     fusion = fit_fusion(known)
-    strong = strong_threshold(OpenSet(fusion.probability(unknown.code, unknown.cosine).max(axis=1), unknown_groups))
+    strong = strong_threshold(
+        OpenSet(fusion.probability(unknown.code, unknown.cosine).max(axis=1), unknown_groups)
+    )
     weak = min(weak_threshold(known, fusion), strong)
     return Calibration(
         intercept=fusion.intercept, code_weight=fusion.code_weight, embedding_weight=fusion.embedding_weight,
@@ -76,14 +80,17 @@ def calibrate(known: Similarities, unknown: Similarities, unknown_groups: tuple[
 def fit_fusion(known: Similarities, *, pool: int = FIT_POOL) -> Fusion:
     """Logistic regression of relevance on (code similarity, cosine) over each query's `pool` nearest codes.
 
-    A weight that comes out negative is set to 0 and the other fitted again: a nearer entry never scores lower.
+    A weight that comes out negative is set to 0 and the other fitted again: a nearer entry never scores
+    lower.
     """
     candidates = _nearest(known.code, pool)
     code = np.take_along_axis(known.code, candidates, axis=1).ravel().astype(np.float64)
     cosine = np.take_along_axis(known.cosine, candidates, axis=1).ravel().astype(np.float64)
     relevant = np.take_along_axis(known.relevant, candidates, axis=1).ravel()
     if not relevant.any() or relevant.all():
-        raise ValueError(f"{int(relevant.sum())} of {relevant.size} candidate pairs are relevant: nothing to separate")
+        raise ValueError(
+            f"{int(relevant.sum())} of {relevant.size} candidate pairs are relevant: nothing to separate"
+        )
     weights = _logistic(np.stack([np.ones_like(code), code, cosine], axis=1), relevant)
     if weights[1] < 0:
         weights = np.insert(_logistic(np.stack([np.ones_like(code), cosine], axis=1), relevant), 1, 0.0)
@@ -115,7 +122,7 @@ def weak_threshold(known: Similarities, fusion: Fusion, *, hidden: float = MAX_H
 
 def choose_pool_size(known: Similarities, fusion: Fusion) -> int:
     """The smallest of POOL_SIZES that keeps at least POOL_RECALL of the exact top 10; N when none does."""
-    size = known.code.shape[1]
+    size = int(known.code.shape[1])
     for pool in POOL_SIZES:
         if pool < size and pool_recall(known, fusion, pool) >= POOL_RECALL:
             return pool
@@ -142,7 +149,9 @@ def _logistic(design: NDArray[np.float64], target: Flags) -> NDArray[np.float64]
     for _ in range(_ITERATIONS):
         probability = 1.0 / (1.0 + np.exp(-design @ weights))
         gradient = design.T @ (probability - target) + _RIDGE * weights
-        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + _RIDGE * np.eye(len(weights))
+        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + _RIDGE * np.eye(
+            len(weights)
+        )
         step = np.linalg.solve(curvature, gradient)
         weights = weights - step
         if float(np.abs(step).max()) < 1e-9:

@@ -1,4 +1,4 @@
-"""One fit for every method: optimiser steps, clipping, schedule, EMA, checkpoints, progress and cancellation."""
+"""One fit for every method: steps, clipping, schedule, EMA, checkpoints, progress and cancellation."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ class Trainer(Protocol):
     """A method, as the loop sees it."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Epoch `epoch` (from 0) begins; called for the first one after a resume too, so nothing else is restored."""
+        """Epoch `epoch` (from 0) begins; also called after a resume, so nothing else needs restoring."""
         ...
 
     def training_step(self, batch: Batch) -> StepOutput: ...
@@ -55,8 +55,8 @@ class BatchStream(Protocol):
 class FitConfig:
     """How long and how hard to train."""
 
-    epochs: int = 60  # >= 1
-    learning_rate: float = 3e-3  # peak, AdamW, > 0
+    epochs: int = 220  # >= 1
+    learning_rate: float = 4e-3  # peak, AdamW, > 0
     final_share: float = 0.01  # of the peak rate at the last step, [0, 1]
     warmup_epochs: float = 3.0  # linear from 0, >= 0
     weight_decay: float = 0.02  # decoupled, not on biases and norms, >= 0
@@ -66,12 +66,17 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.learning_rate <= 0 or self.clip_norm <= 0:
             raise ValueError(
-                f"epochs {self.epochs} (>= 1), learning_rate {self.learning_rate} (> 0), clip_norm {self.clip_norm} (> 0)"
+                f"epochs {self.epochs} (>= 1), learning_rate {self.learning_rate} and "
+                f"clip_norm {self.clip_norm} (both > 0)"
             )
         if not 0 <= self.final_share <= 1 or not 0 <= self.ema_decay < 1:
-            raise ValueError(f"final_share is {self.final_share} (0 to 1), ema_decay {self.ema_decay} (0 to below 1)")
+            raise ValueError(
+                f"final_share is {self.final_share} (0 to 1), ema_decay {self.ema_decay} (0 to below 1)"
+            )
         if self.warmup_epochs < 0 or self.weight_decay < 0:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} and weight_decay {self.weight_decay} must be >= 0")
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} and weight_decay {self.weight_decay} must be >= 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +113,9 @@ def fit(
 ) -> FitResult:
     """Train for config.epochs and return the averaged encoder.
 
-    With `checkpoint`, state is saved there after each epoch, and a fit that finds it there goes on from it and ends
-    with the same bytes as one that was never stopped. Raises FitCancelled between steps, ValueError when the
-    checkpoint belongs to another config, FloatingPointError when the loss is not finite.
+    With `checkpoint`, state is saved there after each epoch, and a fit that finds it there goes on from it
+    and ends with the same bytes as one that was never stopped. Raises FitCancelled between steps, ValueError
+    when the checkpoint belongs to another config, FloatingPointError when the loss is not finite.
     """
     run = _Run(trainer, batches.steps_per_epoch, config)
     if checkpoint is not None and checkpoint.exists():
@@ -133,7 +138,7 @@ def fit(
 
 
 def learning_rate_at(step: int, total: int, warmup: int, config: FitConfig) -> float:
-    """Linear warm-up over `warmup` steps, then half a cosine down to final_share of the peak at step total - 1."""
+    """Linear warm-up over `warmup` steps, then half a cosine to final_share of the peak at step total - 1."""
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     done = (step - warmup) / max(1, total - 1 - warmup)
@@ -159,7 +164,7 @@ class _Run:
             ],
             lr=config.learning_rate,
         )
-        self.average = copy.deepcopy(trainer.encoder()).requires_grad_(False)
+        self.average = copy.deepcopy(trainer.encoder()).requires_grad_(requires_grad=False)
 
     def step(self, batch: Batch) -> dict[str, float]:
         rate = learning_rate_at(self.step_number, self.total, self.warmup, self.config)
@@ -192,12 +197,21 @@ class _Run:
         tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{key}": value for key, value in state.items()}
-        note = {"epoch": self.epoch, "step": self.step_number, "seconds": self.seconds, "fit": self._identity()}
+        note = {
+            "epoch": self.epoch,
+            "step": self.step_number,
+            "seconds": self.seconds,
+            "fit": self._identity(),
+        }
         temporary = path.with_name(path.name + ".tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Contiguous clones: parameters may be channels-last, and safetensors refuses shared or strided memory.
+        # Contiguous clones: parameters may be channels-last, and safetensors refuses shared or strided
+        # memory.
         save_file(
-            {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()},
+            {
+                name: value.detach().clone(memory_format=torch.contiguous_format)
+                for name, value in tensors.items()
+            },
             temporary,
             metadata={"note": json.dumps(note)},
         )
@@ -209,7 +223,9 @@ class _Run:
         with safe_open(path, framework="pt") as stored:
             note = json.loads(stored.metadata()["note"])
             if note["fit"] != self._identity():
-                raise ValueError(f"checkpoint {path} belongs to {note['fit']}, this fit is {self._identity()}")
+                raise ValueError(
+                    f"checkpoint {path} belongs to {note['fit']}, this fit is {self._identity()}"
+                )
             groups: dict[str, dict[str, Tensor]] = {"module": {}, "average": {}, "optimiser": {}}
             for key in stored.keys():  # noqa: SIM118  (a safe_open handle is not iterable)
                 kind, name = key.split("/", 1)
@@ -220,7 +236,9 @@ class _Run:
         for name, value in groups["optimiser"].items():
             index, field = name.split("/")
             state.setdefault(int(index), {})[field] = value
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.optimiser.load_state_dict(
+            {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
+        )
         self.epoch, self.step_number, self.seconds = note["epoch"], note["step"], note["seconds"]
 
     def _identity(self) -> dict[str, object]:

@@ -1,0 +1,122 @@
+"""`python -m ml`: train the shipped weights, look into a bundle, export it."""
+
+# isort: off
+from ml import threads  # noqa: F401  (must come before numpy, torch and onnxruntime load)
+# isort: on
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ml.artifacts import GRAPH_FILE, WEIGHTS_FILE, load_bundle
+from ml.config import config_from_dict
+
+EXPORTS = {"onnx": GRAPH_FILE, "safetensors": WEIGHTS_FILE}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 on success, 1 when it failed; wrong usage exits with 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=1, ensure_ascii=False))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ml", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser("train", help="train version 1.0 from data packs and write its bundle")
+    train.add_argument("--data", required=True, metavar="DIR[,DIR…]", help="folders that hold the packs")
+    train.add_argument("--out", required=True, type=Path, help="bundle directory to write")
+    train.add_argument("--config", type=Path, help="JSON with the recipe values to change")
+    train.add_argument("--checkpoint", type=Path, help="file to save each epoch to and to go on from")
+    train.add_argument("--compile", action="store_true", help="torch.compile: faster, other rounding")
+    train.add_argument("--replace", action="store_true", help="put the new bundle in the place of an old one")
+    train.set_defaults(run=_train)
+
+    info = commands.add_parser(
+        "info", help="what a bundle is: architecture, bytes, parameters, digest, figures"
+    )
+    info.add_argument("bundle", type=Path, metavar="DIR")
+    info.set_defaults(run=_info)
+
+    export = commands.add_parser("export", help="write a bundle's model as one file")
+    export.add_argument("--version", required=True, type=Path, metavar="DIR", help="bundle directory")
+    export.add_argument("--format", required=True, choices=sorted(EXPORTS))
+    export.add_argument("--out", type=Path, help="file to write (default: the format's usual name, here)")
+    export.set_defaults(run=_export)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> dict[str, Any]:
+    # Training needs torch, which takes seconds to load; `info` and `export` do without.
+    from ml.base_version.build import build_bundle  # noqa: PLC0415
+    from ml.base_version.recipe import Recipe  # noqa: PLC0415
+    from ml.training.loop import Progress  # noqa: PLC0415
+
+    values = json.loads(options.config.read_text(encoding="utf-8")) if options.config else {}
+
+    def show(progress: Progress) -> None:
+        left = progress.seconds / progress.epoch * (progress.epochs - progress.epoch)
+        logs = " ".join(f"{name} {value:.3f}" for name, value in progress.logs.items())
+        print(f"epoch {progress.epoch}/{progress.epochs} {logs}, about {left:.0f} s left", file=sys.stderr)
+
+    bundle = build_bundle(
+        [Path(part) for part in options.data.split(",")],
+        options.out,
+        config_from_dict(Recipe, values, where="recipe"),
+        checkpoint=options.checkpoint,
+        compiled=options.compile,
+        replace=options.replace,
+        on_epoch=show,
+    )
+    return {"bundle": str(bundle.path), "digest": bundle.digest, "metrics": bundle.manifest.metrics}
+
+
+def _info(options: argparse.Namespace) -> dict[str, Any]:
+    bundle = load_bundle(options.bundle)
+    manifest = bundle.manifest
+    return {
+        "digest": bundle.digest,
+        "method": manifest.method,
+        "architecture": manifest.architecture,
+        "config": manifest.config,
+        "parameters": sum(values.size for name, values in bundle.weights.items() if not _is_statistic(name)),
+        "bytes": {name: entry["bytes"] for name, entry in manifest.files.items()},
+        "labels": len(manifest.labels),
+        "calibration": {name: asdict(values) for name, values in manifest.calibration.items()},
+        "metrics": manifest.metrics,
+        "training": manifest.training,
+    }
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    bundle = load_bundle(options.version)
+    name = EXPORTS[options.format]
+    target = options.out or Path(name)
+    if target.exists():
+        raise FileExistsError(f"{target} exists; name another file with --out")
+    target.write_bytes(bundle.graph if options.format == "onnx" else (bundle.path / name).read_bytes())
+    return {
+        "file": str(target),
+        "bytes": target.stat().st_size,
+        "sha256": bundle.manifest.files[name]["sha256"],
+    }
+
+
+def _is_statistic(name: str) -> bool:
+    """Batch-norm running values are stored with the weights but were not trained."""
+    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
