@@ -98,7 +98,7 @@ def ranking_figures(
     found = np.cumsum(hits, axis=1)
     gains = found / np.arange(1, hits.shape[1] + 1) * hits
     precision = np.asarray(gains.sum(axis=1) / np.maximum(found[:, -1], 1), dtype=np.float64)
-    return hits[:, 0].astype(np.float64), hits[:, :10].any(axis=1).astype(np.float64), precision
+    return hits[:, 0].astype(np.float64), np.asarray(hits[:, :10].any(axis=1), dtype=np.float64), precision
 
 
 def _strong(
@@ -109,7 +109,7 @@ def _strong(
     *,
     correct: bool | None = None,
 ) -> dict[str, Any]:
-    """Share of queries with a strong best result, by pack; `correct` keeps those with a (not) relevant best."""
+    """Share of queries with a strong best, by pack; `correct` keeps those with a (not) relevant best."""
     scores = fusion.probability(pairs.code, pairs.cosine)
     best = scores.argmax(axis=1)
     rows = np.arange(len(best))
