@@ -3,6 +3,9 @@
 import hashlib
 import shutil
 import socket
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from django.conf import settings
@@ -14,18 +17,38 @@ from django.db.migrations.executor import MigrationExecutor
 from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.services.supervising import embedded_parts, only_one, supervise
 from searchapp.services.sweeping import jobs_resend_all
+from searchapp.services.versions import default_version_ensure
 
 STATIC_STAMP = ".collected"
 
 
-def embedded_serve(*, host: str, port: int) -> None:
-    """Start everything and stay until SIGINT or SIGTERM. Raises before anything starts if it cannot work."""
+def embedded_serve(
+    *, host: str, port: int, on_ready: Callable[[], None], environment: Mapping[str, str] | None = None
+) -> None:
+    """Start everything and stay until SIGINT or SIGTERM. Raises before anything starts if it cannot work.
+
+    `on_ready` is called once, when the web process answers searches; `environment` is added to every part's.
+    """
     with only_one(Path(settings.DATA_DIR) / "serve.lock"):
         _check_migrations()
         _check_port(host, port)
+        default_version_ensure()
         static_collect()
         _broker_empty()
-        supervise(embedded_parts(host=host, port=port))
+        parts = embedded_parts(host=host, port=port, environment=environment or {})
+        supervise(parts, is_ready=lambda: _is_ready(host, port), on_ready=on_ready)
+
+
+def _is_ready(host: str, port: int) -> bool:
+    address = host if host not in {"0.0.0.0", "::"} else "localhost"  # noqa: S104  compared, not bound
+    connection = HTTPConnection(address, port, timeout=1)
+    try:
+        connection.request("GET", "/healthz/ready")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def static_collect() -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ class Part:
             env={**os.environ, **self.environment},
             # Ctrl-C reaches the supervisor alone, and a part can be killed with all its children.
             start_new_session=True,
-            preexec_fn=before_exec,  # noqa: PLW1509  the supervisor has one thread
+            preexec_fn=before_exec,  # noqa: PLW1509  it takes no lock that another thread could hold
         )
 
     def is_running(self) -> bool:
@@ -92,20 +92,35 @@ def worker_command(queue: str) -> list[str]:
     """A Celery worker for one queue. Pool solo: one job at a time in the process whose lease it is, so that a
     kill is a kill of both and SIGTERM reaches the running job."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "searchapp", "worker", "-Q", queue, "-n", f"{queue}@%h"),
+        *(
+            sys.executable,
+            "-m",
+            "celery",
+            "--quiet",
+            "-A",
+            "searchapp",
+            "worker",
+            "-Q",
+            queue,
+            "-n",
+            f"{queue}@%h",
+        ),
         *("--pool", "solo", "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING"),
     ]
 
 
-def embedded_parts(*, host: str, port: int) -> list[Part]:
+def embedded_parts(*, host: str, port: int, environment: Mapping[str, str]) -> list[Part]:
     """Web, two workers, relay with sweeper. Background work is niced: a shopper's search goes first."""
-    return [
+    parts = [
         # granian passes SIGTERM on to its own children, which SIGKILL would leave behind
         Part("web", web_command(host=host, port=port), death_signal=signal.SIGTERM),
         Part("sweep", [sys.executable, "manage.py", "sweep"]),
         Part("default worker", worker_command("default"), niceness=5),
         Part("training worker", worker_command("training"), niceness=10),
     ]
+    for part in parts:
+        part.environment = dict(environment)
+    return parts
 
 
 @contextmanager
@@ -120,8 +135,9 @@ def only_one(lock_path: Path) -> Iterator[None]:
         yield
 
 
-def supervise(parts: Sequence[Part]) -> None:
+def supervise(parts: Sequence[Part], *, is_ready: Callable[[], bool], on_ready: Callable[[], None]) -> None:
     """Run the parts until SIGINT or SIGTERM, then end them all. A part that dies is started again."""
+    is_announced = False
     stop = threading.Event()
     previous = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
@@ -132,6 +148,9 @@ def supervise(parts: Sequence[Part]) -> None:
         while not stop.wait(0.2):
             for part in parts:
                 _keep_running(part)
+            if not is_announced and is_ready():
+                is_announced = True
+                on_ready()
     finally:
         _stop(parts)
         for number, handler in previous.items():

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from searchapp.exceptions import SearchAppError
-from searchapp.services import embedded, versions
+from searchapp.services import embedded
 
 
 class Command(BaseCommand):
@@ -18,7 +18,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            versions.default_version_ensure()
-            embedded.embedded_serve(host=options["host"], port=options["port"])
+            embedded.embedded_serve(
+                host=options["host"], port=options["port"], on_ready=lambda: self._announce(options)
+            )
         except SearchAppError as error:
             raise CommandError(error.message) from error
+
+    def _announce(self, options: dict[str, Any]) -> None:
+        self.stdout.write(f"Perennial answers at http://{options['host']}:{options['port']}/")
