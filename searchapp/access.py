@@ -1,7 +1,7 @@
 """Who may do what: one table from which the permission check, and the access test, are made.
 
-Roles nest: an operator is staff, staff is signed in, and a superuser is everything. A route that is missing here is
-denied to everybody, and fails the access test. Admin pages are guarded by Django's own model permissions.
+Roles nest: an operator is staff, staff is signed in, and a superuser is everything. A route that is missing
+here is denied to everybody, and fails the access test. Admin pages are guarded by Django's own permissions.
 """
 
 from enum import IntEnum
@@ -21,8 +21,47 @@ class Role(IntEnum):
 OPERATOR_GROUP = "operators"
 EVERYONE = Role.ANONYMOUS
 
-# route name -> method -> the lowest role that may call it
-ACCESS: dict[str, dict[str, Role]] = {}
+Table = dict[str, dict[str, Role]]
+
+# Each section: route name -> method -> the lowest role that may call it.
+
+# --- API: /api/v1 and its description (api/urls.py)
+API: Table = {
+    "api:search": {"POST": EVERYONE},
+    "api:encode": {"POST": Role.API_KEY},
+    "api:items": {"GET": EVERYONE, "POST": Role.STAFF},
+    "api:item": {"GET": EVERYONE, "PATCH": Role.STAFF, "DELETE": Role.STAFF},
+    # Also answers for an item whose SKU itself ends in "/images", hence the methods of "api:item".
+    "api:item-images": {"GET": EVERYONE, "POST": Role.STAFF, "PATCH": Role.STAFF, "DELETE": Role.STAFF},
+    "api:categories": {"GET": EVERYONE, "POST": Role.STAFF},
+    "api:imports": {"POST": Role.STAFF},
+    # Staff see every job, others the jobs they started; the rest is 404.
+    "api:job": {"GET": Role.API_KEY},
+    "api:job-cancel": {"POST": Role.API_KEY},
+    "api:job-retry": {"POST": Role.API_KEY},
+    "api:feedback": {"POST": EVERYONE},
+    "api:model-versions": {"GET": Role.OPERATOR},
+    "api:schema": {"GET": EVERYONE},
+    "api:docs": {"GET": EVERYONE},
+    # Answers 404 in the error shape to whatever no other route knows.
+    "api:unknown": dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), EVERYONE),
+}
+
+# --- PAGES: views/urls.py
+PAGES: Table = {}
+
+# --- HEALTH: probes and figures (api/health.py)
+HEALTH: Table = {
+    "health-live": {"GET": EVERYONE},
+    "health-ready": {"GET": EVERYONE},
+    # The scraper carries a key of an ordinary user: it reads figures and can write nothing.
+    "metrics": {"GET": Role.API_KEY},
+}
+
+# --- ADMIN: one family, guarded by django.contrib.admin; anonymous callers get its login page, nothing else
+ADMIN_NAMESPACE = "admin"
+
+ACCESS: Table = {**API, **PAGES, **HEALTH}
 
 
 def role_of(user: Any, auth: Any) -> Role:
@@ -38,12 +77,14 @@ def role_of(user: Any, auth: Any) -> Role:
     return Role.API_KEY if isinstance(auth, ApiKey) else Role.ANONYMOUS
 
 
+def lowest_role(route_name: str, method: str) -> Role | None:
+    """The lowest role that may make this call, or None when nobody may. HEAD counts as GET."""
+    return ACCESS.get(route_name, {}).get("GET" if method == "HEAD" else method)
+
+
 def is_allowed(route_name: str, method: str, role: Role) -> bool:
-    """Default deny. HEAD counts as GET; OPTIONS tells nothing and is open wherever the route is listed."""
-    methods = ACCESS.get(route_name)
-    if methods is None:
-        return False
+    """Default deny. OPTIONS tells nothing and is open wherever the route is listed."""
     if method == "OPTIONS":
-        return True
-    needed = methods.get("GET" if method == "HEAD" else method)
+        return route_name in ACCESS
+    needed = lowest_role(route_name, method)
     return needed is not None and role >= needed

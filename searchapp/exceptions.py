@@ -61,6 +61,17 @@ class Unavailable(SearchAppError):
     retry_after_seconds = 2
 
 
+class TooManyRequests(SearchAppError):
+    """The caller has had its share for now."""
+
+    code = "too_many_requests"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class NoSpace(SearchAppError):
     code = "no_space"
     status = 507

@@ -1,39 +1,43 @@
-"""Upload handlers that stop reading at the limit instead of after it."""
+"""Upload handlers that stop reading at the limit instead of after it, and say so."""
 
 from typing import Any
 
 from django.conf import settings
-from django.core.files.uploadhandler import (
-    MemoryFileUploadHandler,
-    StopUpload,
-    TemporaryFileUploadHandler,
-)
+from django.core.exceptions import RequestDataTooBig
+from django.core.files.uploadhandler import MemoryFileUploadHandler, TemporaryFileUploadHandler
+
+MARGIN_BYTES = 1024 * 1024  # intake refuses a photo over the limit to the byte; this only stops the reading
 
 
-def _limit(path: str) -> int:
-    """Archives may be big on the two import routes; everywhere else a file is one photo."""
-    is_import = path.startswith(("/api/v1/imports", "/admin/"))
-    return int(settings.IMPORT_MAX_BYTES if is_import else settings.IMAGE_MAX_BYTES)
+class UploadTooLarge(RequestDataTooBig):
+    """Raised, where Django's own StopUpload would drop the file in silence and leave a form without it."""
+
+    def __init__(self, *, limit_bytes: int, is_import: bool) -> None:
+        super().__init__(f"The upload is larger than the {limit_bytes // (1024 * 1024)} MB allowed here.")
+        self.is_import = is_import
 
 
 class _Limited:
+    """Archives may be big on the import routes; everywhere else a request carries one photo and fields."""
+
     request: Any
     received = 0
 
-    def over_limit(self, raw_data: bytes) -> bool:
+    def count(self, raw_data: bytes) -> None:
+        is_import = self.request.path.startswith(("/api/v1/imports", "/admin/"))
+        limit = int(settings.IMPORT_MAX_BYTES if is_import else settings.IMAGE_MAX_BYTES)
         self.received += len(raw_data)
-        return self.received > _limit(self.request.path) + 1024 * 1024
+        if self.received > limit + MARGIN_BYTES:
+            raise UploadTooLarge(limit_bytes=limit, is_import=is_import)
 
 
 class LimitedMemoryUploadHandler(_Limited, MemoryFileUploadHandler):
     def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes | None:
-        if self.over_limit(raw_data):
-            raise StopUpload(connection_reset=True)
+        self.count(raw_data)
         return super().receive_data_chunk(raw_data, start)
 
 
 class LimitedTemporaryUploadHandler(_Limited, TemporaryFileUploadHandler):
     def receive_data_chunk(self, raw_data: bytes, start: int) -> bytes | None:
-        if self.over_limit(raw_data):
-            raise StopUpload(connection_reset=True)
+        self.count(raw_data)
         return super().receive_data_chunk(raw_data, start)

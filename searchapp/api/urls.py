@@ -1,5 +1,31 @@
-"""The REST API."""
+"""The REST API. SKUs may hold slashes, so the photo route is tried before the item route."""
 
-from django.urls import URLPattern, URLResolver
+from django.urls import URLPattern, URLResolver, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from searchapp.api.categories import CategoriesView
+from searchapp.api.docs import DocsView, SchemaView, unknown
+from searchapp.api.feedback import FeedbackView
+from searchapp.api.items import ItemImagesView, ItemsView, ItemView
+from searchapp.api.jobs import JobCancelView, JobRetryView, JobView
+from searchapp.api.search import EncodeView, SearchView
+from searchapp.api.versions import ModelVersionsView
+
+app_name = "api"
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("v1/search", SearchView.as_view(), name="search"),
+    path("v1/encode", EncodeView.as_view(), name="encode"),
+    path("v1/items", ItemsView.as_view(), name="items"),
+    path("v1/items/<path:sku>/images", ItemImagesView.as_view(), name="item-images"),
+    path("v1/items/<path:sku>", ItemView.as_view(), name="item"),
+    path("v1/categories", CategoriesView.as_view(), name="categories"),
+    path("v1/jobs/<uuid:job_id>", JobView.as_view(), name="job"),
+    path("v1/jobs/<uuid:job_id>/cancel", JobCancelView.as_view(), name="job-cancel"),
+    path("v1/jobs/<uuid:job_id>/retry", JobRetryView.as_view(), name="job-retry"),
+    path("v1/queries/<uuid:query_id>/feedback", FeedbackView.as_view(), name="feedback"),
+    path("v1/model-versions", ModelVersionsView.as_view(), name="model-versions"),
+    path("schema/", SchemaView.as_view(), name="schema"),
+    path("docs/", DocsView.as_view(), name="docs"),
+    path("<path:path>", unknown, name="unknown"),
+    path("", unknown, name="unknown"),
+]

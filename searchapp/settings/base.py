@@ -61,6 +61,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "searchapp.enforcement.AccessMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -97,6 +98,15 @@ DATABASES["default"]["CONN_MAX_AGE"] = None
 CACHES: dict[str, dict[str, Any]] = {
     "default": env.cache_url_config(read_str("CACHE_URL", default=f"filecache://{DATA_DIR / 'cache'}"))
 }
+if CACHES["default"]["BACKEND"].endswith("FileBasedCache"):
+    # Throttles count in it from several processes; a counter lives for a day after its last increment.
+    CACHES["default"] |= {
+        "BACKEND": "searchapp.file_cache.SharedFileCache",
+        "TIMEOUT": 24 * 3600,
+        "OPTIONS": {"MAX_ENTRIES": 50_000},
+    }
+elif CACHES["default"]["BACKEND"].endswith("RedisCache"):
+    CACHES["default"]["OPTIONS"] = {"socket_timeout": 1, "socket_connect_timeout": 1}
 
 # --- background work ------------------------------------------------------------------------------------------
 BROKER_DIR = DATA_DIR / "broker"
@@ -205,19 +215,16 @@ CONTENT_SECURITY_POLICY = {
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "searchapp.api.authentication.ApiKeyAuthentication",
-        "rest_framework.authentication.SessionAuthentication",
+        "searchapp.api.authentication.CsrfSessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["searchapp.api.permissions.DenyUnlessListed"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": [
-        "rest_framework.parsers.JSONParser",
+        "searchapp.api.parsers.BoundedJSONParser",
         "rest_framework.parsers.MultiPartParser",
-        "rest_framework.parsers.FormParser",
     ],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "searchapp.api.errors.exception_handler",
-    "DEFAULT_PAGINATION_CLASS": "searchapp.api.pagination.ItemPagination",
-    "PAGE_SIZE": 24,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Perennial",
@@ -228,6 +235,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "JobState": "searchapp.models.JobState",
+        "SearchState": "searchapp.models.SearchState",
+        "Vertical": "searchapp.models.Vertical",
+    },
 }
 
 LOGGING: dict[str, Any] = {

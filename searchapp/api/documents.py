@@ -1,0 +1,225 @@
+"""The shapes of requests and answers. Requests are checked with them; answers are only described by them."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from searchapp.models import Feedback, JobState, SearchState, Vertical
+
+Shape = serializers.Serializer[Any]
+
+
+class Input(Shape):
+    """A body whose every key is known; a misspelt one is an error, not a loss."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        unknown = sorted(set(self.initial_data) - set(self.fields))
+        if unknown:
+            allowed = ", ".join(self.fields)
+            raise serializers.ValidationError(
+                {name[:50]: f"is not a field; allowed: {allowed}" for name in unknown[:10]}
+            )
+        return attrs
+
+
+class SearchFilters(Shape):
+    k = serializers.IntegerField(min_value=1, max_value=50, default=24)
+    category = serializers.CharField(help_text="Slug or whole path; means its subtree.", required=False)
+    vertical = serializers.ChoiceField(Vertical.choices, required=False)
+    price_min = serializers.FloatField(min_value=0, required=False)
+    price_max = serializers.FloatField(min_value=0, required=False)
+    tag = serializers.ListField(
+        child=serializers.CharField(), help_text="Every tag is required.", required=False
+    )
+
+
+class SearchByImage(SearchFilters):
+    image = serializers.ImageField(help_text="JPEG, PNG or WebP, up to 20 MB and 25 megapixels.")
+    crop = serializers.CharField(help_text="x,y,w,h as shares of width and height.", required=False)
+    text = serializers.CharField(max_length=300, help_text="Words to refine the picture by.", required=False)
+
+
+class SearchByValue(SearchFilters):
+    """One of: `text`, `sku`, or `code` with `embedding` and `model_version`."""
+
+    text = serializers.CharField(max_length=300, required=False)
+    sku = serializers.CharField(max_length=120, required=False)
+    code = serializers.CharField(help_text="Packed code in hexadecimal.", required=False)
+    embedding = serializers.ListField(child=serializers.FloatField(), required=False)
+    model_version = serializers.CharField(help_text="Who made code and embedding.", required=False)
+
+
+class Gallery(Shape):
+    entries = serializers.IntegerField()
+    versions = serializers.DictField(child=serializers.IntegerField())
+
+
+class Why(Shape):
+    stage = serializers.CharField()
+    tags = serializers.ListField(child=serializers.CharField())
+
+
+class SearchResult(Shape):
+    sku = serializers.CharField()
+    title = serializers.CharField()
+    category = serializers.CharField()
+    image = serializers.CharField(allow_null=True)
+    thumbnail = serializers.CharField(allow_null=True)
+    score = serializers.FloatField(help_text="Calibrated probability that this is what was meant.")
+    strength = serializers.CharField()
+    hamming = serializers.IntegerField(
+        allow_null=True, help_text="Differing code bits, if any were compared."
+    )
+    producer = serializers.CharField(allow_null=True)
+    provenance = serializers.CharField(allow_null=True)
+    why = Why()
+
+
+class SearchAnswer(Shape):
+    query_id = serializers.UUIDField()
+    model_version = serializers.CharField()
+    gallery = Gallery()
+    took_ms = serializers.DictField(child=serializers.FloatField())
+    results = SearchResult(many=True)
+
+
+class EncodeInput(Shape):
+    image = serializers.ImageField()
+    crop = serializers.CharField(required=False)
+
+
+class Encoded(Shape):
+    code = serializers.CharField(help_text="Packed code in hexadecimal.")
+    embedding = serializers.ListField(child=serializers.FloatField())
+    model_version = serializers.CharField()
+
+
+class Image(Shape):
+    id = serializers.IntegerField()
+    image = serializers.CharField()
+    thumbnail = serializers.CharField()
+    width = serializers.IntegerField()
+    height = serializers.IntegerField()
+    colour = serializers.CharField()
+    alt = serializers.CharField(allow_blank=True)
+    state = serializers.ChoiceField(SearchState.choices, required=False, help_text="For staff.")
+    failure = serializers.CharField(required=False, allow_blank=True, help_text="For staff.")
+
+
+class ImageInput(Shape):
+    image = serializers.ImageField()
+    alt = serializers.CharField(required=False, help_text="What it shows, for people who cannot see it.")
+
+
+class ItemFields(Input):
+    """What staff may write: types are checked here, the rest by the catalogue, as for forms and imports."""
+
+    title = serializers.CharField(required=False, allow_blank=True)
+    description = serializers.CharField(required=False, allow_blank=True)
+    category = serializers.CharField(help_text="Slug or whole path.")
+    tags = serializers.ListField(child=serializers.CharField(), required=False)
+    price = serializers.DecimalField(12, 2, required=False, allow_null=True)
+    currency = serializers.CharField(required=False, allow_blank=True)
+    url = serializers.CharField(required=False, allow_blank=True)
+    address = serializers.CharField(required=False, allow_blank=True)
+    latitude = serializers.FloatField(required=False, allow_null=True)
+    longitude = serializers.FloatField(required=False, allow_null=True)
+
+
+class ItemInput(ItemFields):
+    sku = serializers.CharField(max_length=120)
+
+
+class ItemChange(ItemFields):
+    category = serializers.CharField(required=False, help_text="Slug or whole path.")
+
+
+class Item(ItemInput):
+    price = serializers.CharField(allow_null=True)  # type: ignore[assignment]
+    category_slug = serializers.CharField()
+    vertical = serializers.ChoiceField(Vertical.choices)
+    images = Image(many=True)
+    state = serializers.ChoiceField(SearchState.choices, required=False, help_text="For staff.")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class ItemPage(Shape):
+    count = serializers.IntegerField()
+    page = serializers.IntegerField()
+    pages = serializers.IntegerField()
+    results = Item(many=True)
+
+
+class CategoryInput(Input):
+    path = serializers.CharField(help_text="Names from the root down: `Fruit > Apple`.")
+    vertical = serializers.ChoiceField(Vertical.choices, required=False)
+
+
+class Category(Shape):
+    slug = serializers.CharField()
+    name = serializers.CharField()
+    path = serializers.CharField()
+    parent = serializers.CharField(allow_null=True)  # type: ignore[assignment]
+    vertical = serializers.ChoiceField(Vertical.choices)
+    items = serializers.IntegerField()
+
+
+class CategoryList(Shape):
+    count = serializers.IntegerField()
+    results = Category(many=True)
+
+
+class ImportInput(Shape):
+    file = serializers.FileField(help_text="A zip (CSV with images, class folders or a data pack) or a CSV.")
+    dry_run = serializers.BooleanField(default=False)
+    splits = serializers.CharField(
+        required=False, help_text="Comma-separated; the default is the pack's own."
+    )
+
+
+class Job(Shape):
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    subject = serializers.CharField(allow_blank=True)
+    state = serializers.ChoiceField(JobState.choices)
+    progress = serializers.FloatField(min_value=0, max_value=1)
+    eta_seconds = serializers.FloatField(allow_null=True)
+    message = serializers.CharField(allow_blank=True)
+    result = serializers.DictField(allow_null=True)
+    error = serializers.CharField(allow_blank=True)
+    attempts = serializers.IntegerField()
+    cancel_requested = serializers.BooleanField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class FeedbackInput(Input):
+    sku = serializers.CharField(max_length=120)
+    verdict = serializers.ChoiceField(Feedback.Verdict.choices)
+
+
+class Serving(Shape):
+    arm = serializers.CharField()
+    share = serializers.IntegerField()
+
+
+class Version(Shape):
+    version = serializers.CharField()
+    digest = serializers.CharField()
+    parent = serializers.CharField(allow_null=True)  # type: ignore[assignment]
+    lineage = serializers.UUIDField()
+    method = serializers.CharField()
+    architecture = serializers.CharField()
+    code_bits = serializers.IntegerField()
+    dimension = serializers.IntegerField()
+    size_bytes = serializers.IntegerField()
+    categories_learned = serializers.IntegerField()
+    serving = Serving(many=True)
+    created_at = serializers.DateTimeField()
+
+
+class VersionList(Shape):
+    count = serializers.IntegerField()
+    results = Version(many=True)
