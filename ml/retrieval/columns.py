@@ -6,7 +6,7 @@ Arrays are treated as immutable everywhere: nothing in this package writes into 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,9 @@ NO_IDS: Ids = np.empty(0, np.int64)
 class ItemColumns:
     """One row per item, ascending by item id.
 
-    item_ids (I,) int64, unique. category_ids (I,) int32. verticals (I,) int8. prices (I,) float32, NaN = none.
-    tag_ids (P,) int64 and tag_rows (P,) int32 are parallel and sorted by (tag id, item row): tag t sits on the items
-    at tag_rows[tag_ids == t].
+    item_ids (I,) int64, unique. category_ids (I,) int32. verticals (I,) int8. prices (I,) float32, NaN =
+    none. tag_ids (P,) int64 and tag_rows (P,) int32 are parallel and sorted by (tag id, item row): tag t sits
+    on the items at tag_rows[tag_ids == t].
     """
 
     item_ids: Ids
@@ -47,7 +47,8 @@ class ItemColumns:
         prices: Iterable[float | None],
         tags: Mapping[int, Iterable[int]] | None = None,
     ) -> Self:
-        """Build from parallel iterables in any order; `tags` maps a tag id to the ids of the items that carry it.
+        """Build from parallel iterables in any order; `tags` maps a tag id to the ids of the items that carry
+        it.
 
         Raises ValueError on a repeated item id or a tag on an item that is not listed.
         """
@@ -112,8 +113,8 @@ class ItemColumns:
 class EntryColumns:
     """One row per gallery entry.
 
-    entry_ids, image_ids, item_ids (N,) int64. producers (N,) int16, positions in `producer_names`. codes (N, L // 8)
-    uint8, most significant bit first. embeddings (N, D) float16, unit L2 norm before rounding.
+    entry_ids, image_ids, item_ids (N,) int64. producers (N,) int16, positions in `producer_names`. codes (N,
+    L // 8) uint8, most significant bit first. embeddings (N, D) float16, unit L2 norm before rounding.
     """
 
     entry_ids: Ids
@@ -133,7 +134,7 @@ class EntryColumns:
                 f"embeddings are {self.embeddings.dtype} {self.embeddings.shape}, expected float16 (N, D)"
             )
         count = len(self.producer_names)
-        if len(self) and not (0 <= self.producers.min() and self.producers.max() < count):
+        if len(self) and not (self.producers.min() >= 0 and self.producers.max() < count):
             raise ValueError(f"producers must lie in [0, {count}), the positions of {self.producer_names}")
 
     @classmethod
@@ -153,25 +154,26 @@ class EntryColumns:
 
     @property
     def code_bits(self) -> int:
-        return self.codes.shape[1] * 8
+        return int(self.codes.shape[1]) * 8
 
     @property
     def dimension(self) -> int:
-        return self.embeddings.shape[1]
+        return int(self.embeddings.shape[1])
 
     def taken(self, rows: Rows | NDArray[np.bool_] | slice) -> "EntryColumns":
         """The entries at `rows`; a slice shares memory with this table."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in _ENTRY_ARRAYS})
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in ENTRY_ARRAYS}
+        return EntryColumns(**arrays, producer_names=self.producer_names)
 
     @staticmethod
     def concatenated(parts: "Sequence[EntryColumns]") -> "EntryColumns":
         """The rows of all `parts` (at least one), which must name the same producers in the same order."""
         if len({part.producer_names for part in parts}) != 1:
             raise ValueError(f"cannot join producers {[part.producer_names for part in parts]}")
-        return replace(
-            parts[0],
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _ENTRY_ARRAYS},
-        )
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in ENTRY_ARRAYS
+        }
+        return EntryColumns(**arrays, producer_names=parts[0].producer_names)
 
     def of_producer(self, name: str) -> "EntryColumns":
         """The entries made by `name`, ascending by entry id, as a table with that one producer.
@@ -194,15 +196,16 @@ class EntryColumns:
         return widened(self.embeddings.take(rows, axis=0))
 
 
-_ENTRY_ARRAYS = tuple(field.name for field in fields(EntryColumns) if field.name != "producer_names")
+ENTRY_ARRAYS = tuple(field.name for field in fields(EntryColumns) if field.name != "producer_names")
+ITEM_ARRAYS = tuple(field.name for field in fields(ItemColumns))
 
 
 @dataclass(frozen=True)
 class EntryFilter:
     """What an answer may hold. An unset field restricts nothing; set fields all apply.
 
-    category_ids is the already expanded subtree (empty = nothing passes); every tag in tag_ids is required; a price
-    bound is inclusive and refuses items without a price.
+    category_ids is the already expanded subtree (empty = nothing passes); every tag in tag_ids is required; a
+    price bound is inclusive and refuses items without a price.
     """
 
     category_ids: frozenset[int] | None = None
@@ -257,8 +260,8 @@ def is_ascending(ids: Ids) -> bool:
 def widened(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     """float16 -> float32, exactly, for finite values.
 
-    Shifts the bits into place and rescales the exponent: 5 times faster than astype, and re-ranking a pool is mostly
-    this conversion.
+    Shifts the bits into place and rescales the exponent: 5 times faster than astype, and re-ranking a pool is
+    mostly this conversion.
     """
     bits = halves.view(np.int16).astype(np.int32)
     bits <<= 13
@@ -268,7 +271,9 @@ def widened(halves: NDArray[np.float16]) -> NDArray[np.float32]:
     return wide
 
 
-_SIGN_AND_MAGNITUDE = np.int32(-0x70000001)  # clears the three copies of the sign that the shift leaves behind
+_SIGN_AND_MAGNITUDE = np.int32(
+    -0x70000001
+)  # clears the three copies of the sign that the shift leaves behind
 _EXPONENT_GAP = np.float32(2.0**112)  # float32 counts exponents from 127, float16 from 15
 
 

@@ -1,4 +1,4 @@
-"""The oracle of the two-stage search: every entry of a view scored in full, with no shortlist and no index."""
+"""The oracle of the two-stage search: every entry of a view scored in full, without shortlist or index."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,9 @@ def search(
     calibrations: Mapping[str, Calibration],
     group: bool = True,
 ) -> tuple[Hit, ...]:
-    """What `two_stage.search` would answer with pools that hold the whole gallery. Same arguments, same errors."""
+    """What `two_stage.search` would answer with pools that hold the whole gallery. Same arguments, same
+    errors.
+    """
     check_vectors(view, query, k)
     calibrated_producers(view, calibrations)
     entries, items = view.compacted_entries(), view.items.compacted()

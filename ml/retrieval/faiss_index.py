@@ -1,11 +1,12 @@
-"""The default engine: an exact FAISS Hamming scan, an inverted file beside it for large galleries, and filter plans.
+"""The default engine: an exact FAISS Hamming scan, filter plans, and an inverted file for large galleries.
 
-FAISS's own selectors make its binary scan slower than no filter and its binary inverted file refuses them, so filters
-act here. Which plan answers depends on the share of rows that pass:
+FAISS's own selectors make its binary scan slower than no filter and its binary inverted file refuses them, so
+filters act here. Which plan answers depends on the share of rows that pass:
 
-* up to GATHER_SHARE the codes that pass are copied into one block, kept for the next query with the same filter, and
-  that block alone is scanned;
-* above it everything is scanned for more than asked and what does not pass is dropped, growing until k are left.
+* up to GATHER_SHARE the codes that pass are copied into one block, kept for the next query with the same
+  filter, and that block alone is scanned;
+* above it everything is scanned for more than asked and what does not pass is dropped, growing until k are
+  left.
 
 Both are exact. The crossover was measured by `benchmarks/filters.py` (docs/results/bench_filters.json).
 """
@@ -34,9 +35,10 @@ SCOPE_CACHE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class FaissSettings:
-    """ivf_from_rows: base rows from which unfiltered queries use an inverted file; None = never (always exact).
-    lists: its inverted lists. probes: how many of them a query reads. train_rows: rows its centroids are fitted on.
-    max_ivf_k: larger answers are scanned exactly, so a growing pool always reaches the last entry.
+    """ivf_from_rows: base rows from which unfiltered queries use an inverted file; None = never (always
+    exact). lists: its inverted lists. probes: how many of them a query reads. train_rows: rows its centroids
+    are fitted on. max_ivf_k: larger answers are scanned exactly, so a growing pool always reaches the last
+    entry.
     """
 
     ivf_from_rows: int | None = IVF_FROM_ROWS
@@ -48,7 +50,9 @@ class FaissSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """A filter applied to one block: which rows pass, and a copy of their codes when the gather plan is to be used."""
+    """A filter applied to one block: which rows pass, and a copy of their codes when the gather plan is to be
+    used.
+    """
 
     mask: NDArray[np.bool_]
     count: int
@@ -87,9 +91,16 @@ class FaissIndex:
 
     @classmethod
     def build(
-        cls, producer: str, entries: EntryColumns, items: ItemColumns, *, settings: FaissSettings | None = None
+        cls,
+        producer: str,
+        entries: EntryColumns,
+        items: ItemColumns,
+        *,
+        settings: FaissSettings | None = None,
     ) -> Self:
-        """An index over `entries` (one producer, ascending by entry id). Raises ValueError on an unlisted item."""
+        """An index over `entries` (one producer, ascending by entry id). Raises ValueError on an unlisted
+        item.
+        """
         settings = settings or FaissSettings()
         table = ItemTable.of(items)
         slots = table.slots_of(entries.item_ids)
@@ -142,7 +153,7 @@ class FaissIndex:
     def _unfiltered_base(self, packed_code: NDArray[np.uint8], k: int) -> Nearest:
         codes, dead, gone = self._rows.base.codes, self._rows.dead, self._rows.dead_count
         if self._ivf is not None and k <= self._settings.max_ivf_k:
-            near = self._probed(packed_code, k)
+            near = self._probed(self._ivf, packed_code, k)
             if len(near[0]) >= k:
                 return near
         if dead is None:
@@ -150,10 +161,10 @@ class FaissIndex:
         share = (len(codes) - gone) / len(codes)
         return nearest_accepted(codes, packed_code, k, accept=lambda rows: ~dead[rows], share=share)
 
-    def _probed(self, packed_code: NDArray[np.uint8], k: int) -> Nearest:
+    def _probed(self, ivf: "faiss.IndexBinaryIVF", packed_code: NDArray[np.uint8], k: int) -> Nearest:
         """Up to k rows found by the inverted file; fewer when its probed lists hold fewer."""
         taken = k if self._rows.dead is None else k + min(self._rows.dead_count, k)
-        distances, rows = self._ivf.search(packed_code[None], taken)
+        distances, rows = ivf.search(packed_code[None], taken)
         keep = rows[0] >= 0  # FAISS fills up with -1
         if self._rows.dead is not None:
             keep &= ~self._rows.dead[rows[0]]
@@ -186,9 +197,10 @@ def _bytes_of(scopes: OrderedDict[EntryFilter, tuple[_Scope, _Scope]]) -> int:
 
 def _inverted_file(codes: NDArray[np.uint8], settings: FaissSettings) -> "faiss.IndexBinaryIVF":
     bits = codes.shape[1] * 8
-    quantizer = faiss.IndexBinaryFlat(bits)
-    ivf = faiss.IndexBinaryIVF(quantizer, bits, min(settings.lists, max(1, len(codes) // 39)))
-    ivf.referenced_objects = [quantizer]  # FAISS keeps a bare pointer to it
+    # The Python layer of FAISS keeps the quantizer alive with the index.
+    ivf = faiss.IndexBinaryIVF(
+        faiss.IndexBinaryFlat(bits), bits, min(settings.lists, max(1, len(codes) // 39))
+    )
     step = max(1, len(codes) // settings.train_rows)
     ivf.train(np.ascontiguousarray(codes[::step]))
     ivf.add(codes)
@@ -197,7 +209,10 @@ def _inverted_file(codes: NDArray[np.uint8], settings: FaissSettings) -> "faiss.
 
 
 def _scope(
-    entries: EntryColumns, slots: NDArray[np.int32], passing: NDArray[np.bool_], dead: NDArray[np.bool_] | None
+    entries: EntryColumns,
+    slots: NDArray[np.int32],
+    passing: NDArray[np.bool_],
+    dead: NDArray[np.bool_] | None,
 ) -> _Scope:
     mask = passing[slots]
     if dead is not None:

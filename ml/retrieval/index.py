@@ -1,7 +1,7 @@
 """The engine under a gallery view: nearest codes of one producer, inside a filter, kept up to date.
 
-Adapters: `naive` (the oracle), `faiss_index` (default), `milvus_index` (a cluster). One conformance suite runs against
-all of them.
+Adapters: `naive` (the oracle), `faiss_index` (default), `milvus_index` (a cluster). One conformance suite
+runs against all of them.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ml.retrieval.columns import EntryColumns, EntryFilter, Ids, ItemColumns
 
 @dataclass(frozen=True, slots=True)
 class CodeMatches:
-    """Entries nearest to a code: entry_ids (n,) int64, hamming (n,) int32, ascending by (hamming, entry id)."""
+    """Entries nearest to a code: entry_ids and hamming, (n,) each, ascending by (hamming, entry id)."""
 
     entry_ids: Ids
     hamming: NDArray[np.int32]
@@ -31,8 +31,8 @@ class CodeIndex(Protocol):
     def search(self, packed_code: NDArray[np.uint8], k: int, where: EntryFilter | None = None) -> CodeMatches:
         """The k entries nearest to `packed_code` (L // 8,) uint8 among those that pass `where`.
 
-        Fewer than k only when fewer pass. Ties at the last place go to the smaller entry id. Raises ValueError on
-        k < 1 or a code of another length or dtype.
+        Fewer than k only when fewer pass. Ties at the last place go to the smaller entry id. Raises
+        ValueError on k < 1 or a code of another length or dtype.
         """
         ...
 
@@ -46,8 +46,8 @@ class CodeIndex(Protocol):
     ) -> "CodeIndex":
         """The index after these changes; this one goes on answering for the old state.
 
-        Adding an entry already there, or removing one that is not, changes nothing; an entry both added and removed
-        is removed. Removing an item removes its entries.
+        Adding an entry already there, or removing one that is not, changes nothing; an entry both added and
+        removed is removed. Removing an item removes its entries.
         """
         ...
 

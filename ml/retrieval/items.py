@@ -1,7 +1,7 @@
 """The items of a view as a large immutable base plus a small set of changes, and which of them pass a filter.
 
-Every item has a slot: its row in the base, or, for an item the base never had, the number of base rows plus its
-position among the new ones. Entries refer to slots, so a changed item needs no change to its entries.
+Every item has a slot: its row in the base, or, for an item the base never had, the number of base rows plus
+its position among the new ones. Entries refer to slots, so a changed item needs no change to its entries.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from ml.retrieval.columns import NO_IDS, EntryFilter, Ids, ItemColumns
 class ItemTable:
     """Base items, the newest state of those changed since, the slots added since, and the ids removed since.
 
-    new_item_ids stand in the order their slots were given out and are never reused, so a slot stays valid for the
-    life of the base.
+    new_item_ids stand in the order their slots were given out and are never reused, so a slot stays valid for
+    the life of the base.
     """
 
     base: ItemColumns
@@ -35,7 +35,9 @@ class ItemTable:
         return len(self.base) + len(self.new_item_ids) - len(self.removed_item_ids)
 
     def with_changes(self, changed: ItemColumns, removed_item_ids: Ids) -> "ItemTable":
-        """The table after the changes; an id both changed and removed is removed, an unknown removed id ignored."""
+        """The table after the changes; an id both changed and removed is removed, an unknown removed id
+        ignored.
+        """
         removed_now = np.unique(removed_item_ids)
         known = self.slots_of(changed.item_ids) >= 0
         new_item_ids = np.concatenate([self.new_item_ids, changed.item_ids[~known]])
@@ -63,7 +65,9 @@ class ItemTable:
         return (self.slots_of(item_ids) >= 0) & ~np.isin(item_ids, self.removed_item_ids)
 
     def passing(self, where: EntryFilter) -> NDArray[np.bool_]:
-        """(slots,) which items pass category, vertical, tags and price of `where`; its exclusions are not looked at."""
+        """(slots,) which items pass category, vertical, tags and price of `where`; its exclusions are not
+        looked at.
+        """
         passes = np.zeros(len(self.base) + len(self.new_item_ids), np.bool_)
         passes[: len(self.base)] = _passing(self.base, where)
         if len(self.changes):
@@ -104,7 +108,7 @@ def _passing(items: ItemColumns, where: EntryFilter) -> NDArray[np.bool_]:
         tagged = np.zeros(len(items), np.bool_)
         tagged[items.rows_of_tag(tag_id)] = True
         passes &= tagged
-    # The bound is rounded as the stored prices were, so an item at exactly the bound passes; NaN passes neither.
+    # The bound is rounded as the stored prices were, so an item exactly at it passes; NaN never does.
     if where.price_min is not None:
         passes &= items.prices >= np.float32(where.price_min)
     if where.price_max is not None:

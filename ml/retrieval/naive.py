@@ -117,6 +117,8 @@ def _passes(entry: _Entry, item: _Item, where: EntryFilter) -> bool:
         return False
     if where.price_min is None and where.price_max is None:
         return True
-    low = float(np.float32(-np.inf if where.price_min is None else where.price_min))  # prices are stored as float32
+    low = float(
+        np.float32(-np.inf if where.price_min is None else where.price_min)
+    )  # prices are stored as float32
     high = float(np.float32(np.inf if where.price_max is None else where.price_max))
     return item.price is not None and low <= item.price <= high

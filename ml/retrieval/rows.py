@@ -1,7 +1,7 @@
 """The entries of one producer as a large immutable base, a small delta and tombstones over the base.
 
-A row is a position in the base, or the number of base rows plus a position in the delta. Both parts ascend by entry
-id, so row order within a part is entry id order.
+A row is a position in the base, or the number of base rows plus a position in the delta. Both parts ascend by
+entry id, so row order within a part is entry id order.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ _TABLE_SPAN = 4
 class EntryRows:
     """One producer's entries. `dead` (base rows,) bool marks removed base rows, None when there are none.
 
-    The delta never holds an entry id that is in the base: removing drops a delta row, adding a dead base row again
-    clears its mark (an entry is immutable, so the same id is the same content).
+    The delta never holds an entry id that is in the base: removing drops a delta row, adding a dead base row
+    again clears its mark (an entry is immutable, so the same id is the same content).
     """
 
     base: EntryColumns
@@ -120,7 +120,9 @@ class EntryRows:
 
 
 class IdLookup:
-    """Position of an id in an ascending array: by subtraction where ids are gapless, by table, or by bisection."""
+    """Position of an id in an ascending array: by subtraction where ids are gapless, by table, or by
+    bisection.
+    """
 
     def __init__(self, ids: Ids) -> None:
         self._ids = ids

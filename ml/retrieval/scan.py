@@ -1,7 +1,8 @@
-"""Exact nearest codes in one contiguous block of rows, by FAISS's counting Hamming scan over the array itself.
+"""Exact nearest codes in one contiguous block of rows, by FAISS's counting Hamming scan over the array
+itself.
 
-No FAISS index object is made: the scan reads the given memory, so a mapped snapshot is searched where it lies and
-adding, removing and opening cost nothing here.
+No FAISS index object is made: the scan reads the given memory, so a mapped snapshot is searched where it lies
+and adding, removing and opening cost nothing here.
 """
 
 from collections.abc import Callable
@@ -28,8 +29,8 @@ _GROWTH = 4
 def nearest(codes: NDArray[np.uint8], packed_code: NDArray[np.uint8], k: int) -> Nearest:
     """The min(k, N) rows of `codes` (N, L // 8) nearest to `packed_code` (L // 8,).
 
-    FAISS's counting variant keeps rows of equal distance in row order and drops the later ones first, so the answer is
-    exact by (distance, row); the conformance suite holds it to that.
+    FAISS's counting variant keeps rows of equal distance in row order and drops the later ones first, so the
+    answer is exact by (distance, row); the conformance suite holds it to that.
     """
     k = min(k, len(codes))
     if k == 0:
@@ -43,9 +44,9 @@ def nearest_accepted(
 ) -> Nearest:
     """The min(k, accepted) nearest rows that `accept` lets through, exactly.
 
-    Scans everything for more rows than asked (as many as `share`, the expected share of accepted rows in (0, 1],
-    suggests), drops what is refused, and takes more until k are left or every row was seen: what is accepted of the
-    m nearest rows is always a prefix of what is accepted of all.
+    Scans everything for more rows than asked (as many as `share`, the expected share of accepted rows in (0,
+    1], suggests), drops what is refused, and takes more until k are left or every row was seen: what is
+    accepted of the m nearest rows is always a prefix of what is accepted of all.
     """
     taken = min(len(codes), ceil(1.25 * k / max(share, 1e-9)) + 8)
     while True:

@@ -1,4 +1,6 @@
-"""Calibrated scores of candidates and their ranking: shared by the two-stage search and its exact counterpart."""
+"""Calibrated scores of candidates and their ranking: shared by the two-stage search and its exact
+counterpart.
+"""
 
 from dataclasses import dataclass
 from math import exp
@@ -15,7 +17,8 @@ Strength = Literal["strong", "fair", "weak"]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer. score: calibrated probability of relevance in (0, 1). hamming: bits that differ. cosine: in [-1, 1].
+    """One answer. score: calibrated probability of relevance in (0, 1). hamming: bits that differ. cosine: in
+    [-1, 1].
 
     strength: "strong" from the calibration's `strong` probability on, "weak" below its `weak`, else "fair".
     """
@@ -61,15 +64,18 @@ class Candidates:
 def log_odds(
     hamming: NDArray[np.int32], cosines: NDArray[np.float32], calibration: Calibration, code_bits: int
 ) -> NDArray[np.float64]:
-    """Log-odds of relevance: the calibration's linear term before the sigmoid, so that ranking never saturates."""
-    odds = hamming * (-2.0 * calibration.code_weight / code_bits)
+    """Log-odds of relevance: the calibration's linear term before the sigmoid, so that ranking never
+    saturates.
+    """
+    odds: NDArray[np.float64] = hamming * np.float64(-2.0 * calibration.code_weight / code_bits)
     odds += calibration.intercept + calibration.code_weight
     odds += calibration.embedding_weight * cosines
     return odds
 
 
 def best_rows(candidates: Candidates, k: int, *, group: bool) -> NDArray[np.intp]:
-    """Rows of the best k candidates, best first, ties to the smaller entry id; with `group` the best of each item.
+    """Rows of the best k candidates, best first, ties to the smaller entry id; with `group` the best of each
+    item.
 
     Fewer than k when there are fewer candidates (or items).
     """
@@ -96,7 +102,9 @@ def hits_of(
     producers: tuple[str, ...],
     calibrations: tuple[Calibration, ...],
 ) -> tuple[Hit, ...]:
-    """The candidates at `rows` as hits; producers and calibrations are indexed by the candidates' producer column."""
+    """The candidates at `rows` as hits; producers and calibrations are indexed by the candidates' producer
+    column.
+    """
     hits = []
     for item_id, image_id, entry_id, logit, hamming, cosine, producer in zip(
         candidates.item_ids[rows].tolist(),
@@ -109,9 +117,7 @@ def hits_of(
     ):
         score = _sigmoid(logit)
         word = strength_of(score, calibrations[producer])
-        hits.append(
-            Hit(item_id, image_id, entry_id, score, hamming, cosine, producers[producer], word)
-        )
+        hits.append(Hit(item_id, image_id, entry_id, score, hamming, cosine, producers[producer], word))
     return tuple(hits)
 
 

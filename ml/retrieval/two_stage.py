@@ -1,7 +1,8 @@
-"""The search of the product: a pool of near codes per producer, re-ranked by calibrated probability, best per item.
+"""The search of the product: a pool of near codes per producer, re-ranked by calibrated probability, best per
+item.
 
-A native entry looks nearer than one of an older producer, so pools are drawn apart and only calibrated probabilities
-are compared between them.
+A native entry looks nearer than one of an older producer, so pools are drawn apart and only calibrated
+probabilities are compared between them.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.protocol import Calibration
-from ml.retrieval.columns import EntryFilter
+from ml.retrieval.columns import NO_IDS, EntryFilter
 from ml.retrieval.index import CodeMatches, check_query
 from ml.retrieval.scoring import Candidates, Hit, best_rows, hits_of, log_odds
-from ml.retrieval.view import GalleryView, Pool
+from ml.retrieval.view import GalleryView
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class QueryVectors:
 
 @dataclass(frozen=True, slots=True)
 class SearchOutcome:
-    """hits: best first. considered: candidates re-ranked. exhausted: every entry that passes the filter was considered.
+    """hits: best first. considered: candidates re-ranked. exhausted: every entry that passes the filter was
+    considered.
 
     shortlist_ms and rerank_ms: wall time of drawing pools and of scoring, grouping and ordering them.
     """
@@ -49,11 +51,13 @@ def search(
     calibrations: Mapping[str, Calibration],
     group: bool = True,
 ) -> SearchOutcome:
-    """The k best items (with `group`, each by its best image; otherwise the k best entries) that pass `where`.
+    """The k best items (with `group`, each by its best image; otherwise the k best entries) that pass
+    `where`.
 
-    Pools start at each calibration's pool_size and double until k distinct items are found or every passing entry was
-    considered. Equal scores are ordered by entry id. Raises ValueError on k < 1, a code or embedding of another shape,
-    a non-finite embedding, or a producer of the view without a calibration (one outside the query's lineage).
+    Pools start at each calibration's pool_size and double until k distinct items are found or every passing
+    entry was considered. Equal scores are ordered by entry id. Raises ValueError on k < 1, a code or
+    embedding of another shape, a non-finite embedding, or a producer of the view without a calibration (one
+    outside the query's lineage).
     """
     check_vectors(view, query, k)
     producers, used = calibrated_producers(view, calibrations)
@@ -75,9 +79,7 @@ def search(
         if len(rows) >= k or exhausted:
             break
         # A pool that came back short holds all it can; asking it again for more would only repeat the work.
-        sizes = [
-            size if len(matches) < size else 2 * size for matches, size in zip(drawn, sizes)
-        ]
+        sizes = [size if len(matches) < size else 2 * size for matches, size in zip(drawn, sizes)]
     hits = hits_of(candidates, rows, producers, used)
     return SearchOutcome(hits, shortlist_ms, rerank_ms, len(candidates), exhausted)
 
@@ -113,36 +115,45 @@ def _scored(
     drawn: list[CodeMatches],
 ) -> Candidates:
     parts = [
-        _scored_pool(view.pools[name], position, matches, query, calibration, view.code_bits)
+        _scored_pool(view, name, matches, query, position=position, calibration=calibration)
         for position, (name, matches, calibration) in enumerate(zip(producers, drawn, calibrations))
     ]
     return Candidates.concatenated(parts) if parts else _NO_CANDIDATES
 
 
 def _scored_pool(
-    pool: Pool, position: int, matches: CodeMatches, query: QueryVectors, calibration: Calibration, code_bits: int
+    view: GalleryView,
+    producer: str,
+    matches: CodeMatches,
+    query: QueryVectors,
+    *,
+    position: int,
+    calibration: Calibration,
 ) -> Candidates:
+    entries = view.pools[producer].rows
     entry_ids, hamming = matches.entry_ids, matches.hamming
-    rows = pool.rows.rows_of(entry_ids)
+    rows = entries.rows_of(entry_ids)
     if len(rows) and rows.min() < 0:
-        # An engine shared by several processes may be ahead of this view: what the view lacks is not answered.
+        # An engine shared by several processes may be ahead of this view: what the view lacks is left out.
         known = rows >= 0
         rows, entry_ids, hamming = rows[known], entry_ids[known], hamming[known]
     # Row by row, so that a score depends on its entry alone and never on what else is in the pool.
-    cosines = np.vecdot(pool.rows.embeddings_at(rows), query.embedding)
+    cosines = np.vecdot(entries.embeddings_at(rows), query.embedding)
     return Candidates(
         entry_ids,
-        pool.rows.image_ids_at(rows),
-        pool.rows.item_ids_at(rows),
+        entries.image_ids_at(rows),
+        entries.item_ids_at(rows),
         np.full(len(rows), position, np.int16),
         hamming,
         cosines,
-        log_odds(hamming, cosines, calibration, code_bits),
+        log_odds(hamming, cosines, calibration, view.code_bits),
     )
 
 
 _NO_CANDIDATES = Candidates(
-    *(np.empty(0, np.int64) for _ in range(3)),
+    NO_IDS,
+    NO_IDS,
+    NO_IDS,
     np.empty(0, np.int16),
     np.empty(0, np.int32),
     np.empty(0, np.float32),

@@ -1,4 +1,4 @@
-"""A gallery view: the entries one query version searches, as an immutable value that changes by making a new one."""
+"""A gallery view: the entries one query version searches, as a value that changes by making a new one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,8 @@ class Pool:
 class GalleryView:
     """Base (large, possibly mapped) + delta + tombstones, split by producer.
 
-    Readers hold one view for a whole request; `with_changes` and `compacted` return another and leave it as it was.
+    Readers hold one view for a whole request; `with_changes` and `compacted` return another and leave it as
+    it was.
     """
 
     pools: Mapping[str, Pool]
@@ -40,8 +41,9 @@ class GalleryView:
     ) -> Self:
         """A view whose base is `entries`, in any order.
 
-        Rows already ordered by (producer, entry id), as `compacted_entries` and snapshots give them, are shared, not
-        copied. Raises ValueError on a repeated entry id or an entry of an item that is not in `items`.
+        Rows already ordered by (producer, entry id), as `compacted_entries` and snapshots give them, are
+        shared, not copied. Raises ValueError on a repeated entry id or an entry of an item that is not in
+        `items`.
         """
         _check_unique(entries.entry_ids)
         pools = {}
@@ -73,10 +75,10 @@ class GalleryView:
     ) -> "GalleryView":
         """A new view after the changes, sharing the base; cost grows with the delta, not with the base.
 
-        Adding an entry id already there and removing one that is not change nothing, so a change may be replayed. An
-        entry both added and removed is removed. changed_items holds new items and the whole new state of known ones;
-        removing an item removes its entries. Raises ValueError on an added entry whose item is unknown or whose code
-        or embedding has another size.
+        Adding an entry id already there and removing one that is not change nothing, so a change may be
+        replayed. An entry both added and removed is removed. changed_items holds new items and the whole new
+        state of known ones; removing an item removes its entries. Raises ValueError on an added entry whose
+        item is unknown or whose code or embedding has another size.
         """
         added = added if added is not None else self._no_entries()
         changed_items = changed_items if changed_items is not None else ItemColumns.empty()
