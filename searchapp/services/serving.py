@@ -63,7 +63,7 @@ class _Follower:
         self.following = threading.Lock()
         self.starting = threading.Lock()
         self.thread: threading.Thread | None = None
-        self.last_error = ""
+        self.stopping = threading.Event()
 
 
 _follower = _Follower()
@@ -76,8 +76,7 @@ def current() -> GalleryReference:
     start_follower()
     reference = _follower.reference
     if reference is None:
-        reason = f" ({_follower.last_error})" if _follower.last_error else ""
-        raise Unavailable(f"The gallery is being loaded; try again in a moment{reason}.")
+        raise Unavailable("The gallery is being loaded; try again in a moment.")
     return reference
 
 
@@ -94,6 +93,14 @@ def start_follower() -> None:
         if _follower.thread is None or not _follower.thread.is_alive():
             _follower.thread = threading.Thread(target=_follow_for_ever, name="gallery-follower", daemon=True)
             _follower.thread.start()
+
+
+def stop_follower() -> None:
+    """End this process's follower thread and wait for it; the next question starts another."""
+    _follower.stopping.set()
+    if _follower.thread is not None:
+        _follower.thread.join()
+    _follower.stopping.clear()
 
 
 def follow_once() -> GalleryReference:
@@ -200,20 +207,24 @@ def _prewarm(arm: Arm) -> None:
 
 def _follow_for_ever() -> None:
     """The thread: keeps its own database connection, and outlives whatever goes wrong with it."""
+    pause = 0.0
     try:
-        while True:
+        while not _follower.stopping.wait(pause):
             close_old_connections()
-            try:
-                follow_once()
-                _follower.last_error = ""
-                time.sleep(settings.GALLERY_FOLLOW_SECONDS)
-            except Exception as error:  # noqa: BLE001  the old reference goes on answering meanwhile
-                _follower.last_error = str(error)[:200]
-                logger.warning("the gallery could not be followed: %s", error)
-                connection.close()
-                time.sleep(RETRY_SECONDS)
+            pause = _follow_quietly()
     finally:
         connection.close()
+
+
+def _follow_quietly() -> float:
+    """Follow once; returns how long to wait before the next time. On failure the old reference goes on answering."""
+    try:
+        follow_once()
+    except Exception as error:  # noqa: BLE001  whatever it was, the thread must come back and try again
+        logger.warning("the gallery could not be followed: %s", error)
+        connection.close()
+        return RETRY_SECONDS
+    return float(settings.GALLERY_FOLLOW_SECONDS)
 
 
 def _after_fork() -> None:

@@ -83,13 +83,12 @@ def _live() -> Deployment | None:
 
 def version_named(name: str) -> ModelVersion:
     """The version called `M.m`. Raises IncompatibleVersion for one this installation does not have."""
-    major, _, minor = name.partition(".")
-    if major.isdecimal() and minor.isdecimal() and len(name) <= 12:
-        found = ModelVersion.objects.filter(major=int(major), minor=int(minor)).first()
-        if found is not None:
-            return found
-    known = ", ".join(version.name for version in ModelVersion.objects.all())
-    raise IncompatibleVersion(f"Model version {name[:40]!r} is not known here; known: {known or 'none'}.")
+    known = {version.name: version for version in ModelVersion.objects.all()}
+    if name not in known:
+        raise IncompatibleVersion(
+            f"Model version {name[:40]!r} is not known here; known: {', '.join(known) or 'none'}."
+        )
+    return known[name]
 
 
 def lineage_compatible(query: ModelVersion, producer: ModelVersion) -> bool:
@@ -112,9 +111,9 @@ def calibrations_of(version: ModelVersion, bundle: Bundle) -> Mapping[str, Calib
 def bundle_of(version: ModelVersion) -> Bundle:
     """The verified bundle of a version, from MODEL_DIR. Raises ml.artifacts.BundleError when it is damaged."""
     stored = _stored(version.digest)
-    if not stored.exists() and settings.DEFAULT_BUNDLE.exists():
-        if read_manifest(settings.DEFAULT_BUNDLE).digest == version.digest:
-            bundle_store(settings.DEFAULT_BUNDLE)
+    shipped = settings.DEFAULT_BUNDLE
+    if not stored.exists() and shipped.exists() and read_manifest(shipped).digest == version.digest:
+        bundle_store(shipped)
     return load_bundle(stored)
 
 
