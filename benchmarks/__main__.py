@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark in turn, each writing docs/results/bench_*.json, then docs/results.md from those files."""
+"""`make bench`: every benchmark in turn, each writing its docs/results/bench_*.json, then docs/results.md."""
 
 import argparse
 import subprocess

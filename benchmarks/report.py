@@ -1,7 +1,7 @@
-"""docs/results.md from docs/results/*.json. The page is never edited by hand; its figures are the files' figures.
+"""docs/results.md from docs/results/*.json: the page is never edited by hand.
 
-A result file holds `title`, `about`, `command`, `seed`, `machine` and `tables`: each a `title`, optional `note`, and
-`rows`, flat dictionaries with the same keys.
+A result file holds `title`, `about`, `command`, `seed`, `machine` and `tables`: each a `title`, optional `note`,
+and `rows`, flat dictionaries with the same keys.
 """
 
 import json
@@ -14,8 +14,8 @@ RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 HEAD = """# Results
 
-Made by `make bench` from `docs/results/*.json`; do not edit. Timings are medians of interleaved rounds in one process on
-a shared machine: trust the ratios within a table, not the milliseconds.
+Made by `make bench` from `docs/results/*.json`; do not edit. Timings are medians of interleaved rounds in one
+process on a shared machine: trust the ratios within a table, not the milliseconds.
 """
 
 

@@ -30,19 +30,20 @@ def data_packs() -> Path:
 def photos(data_packs: Path) -> list[bytes]:
     """A dozen real JPEGs of different grocery classes, in a fixed order."""
     import csv
-    import tarfile
 
     with (data_packs / "grocery" / "labels.csv").open(encoding="utf-8", newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["split"] == "train"]
     first_of_class = list({row["class"]: row for row in reversed(rows)}.values())[::-1][:12]
-    shards: dict[str, tarfile.TarFile] = {}
-    found = []
-    for row in first_of_class:
-        shard = shards.setdefault(row["shard"], tarfile.open(data_packs / "grocery" / row["shard"]))
-        member = shard.extractfile(row["path"])
+    return [_member(data_packs / "grocery" / row["shard"], row["path"]) for row in first_of_class]
+
+
+def _member(shard: Path, path: str) -> bytes:
+    import tarfile
+
+    with tarfile.open(shard) as archive:
+        member = archive.extractfile(path)
         assert member is not None
-        found.append(member.read())
-    return found
+        return member.read()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """`make test`: the whole suite on SQLite, then the database tests again on a real PostgreSQL; one JUnit file.
 
-Says first which real parts were found. A missing part's tests are skipped with that reason; with CI=true they fail.
+Says first which real parts were found. A missing part's tests are skipped with that reason; with CI=true they
+fail.
 """
 
 import os
