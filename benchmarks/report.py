@@ -1,7 +1,7 @@
 """docs/results.md from docs/results/*.json: the page is never edited by hand.
 
-A result file holds `title`, `about`, `command`, `seed`, `machine` and `tables`: each a `title`, optional `note`,
-and `rows`, flat dictionaries with the same keys.
+A result file holds `title`, `about`, `command`, `seed`, `machine` and `tables`; a table has a `title`, maybe a
+`note`, and `rows`: flat dictionaries with the same keys.
 """
 
 import json
