@@ -59,6 +59,8 @@ def item_create(*, sku: str, tags: Iterable[str] = (), **fields: Unpack[ItemFiel
     """
     item = Item(sku=sku)
     item_apply(item, fields)
+    if item.category_id is None:
+        raise fields_error({"category": "it is required"})
     names = tags_clean(tags)
     item.search_text = search_text_of(item, names)
     try:

@@ -132,8 +132,6 @@ def _problems(item: Item, *, skip: Mapping[str, str]) -> dict[str, str]:
             problems[name] = "it holds unprintable characters"
     if item.sku != item.sku.strip() or item.sku in {".", ".."}:
         problems["sku"] = f"{item.sku!r} cannot be a SKU; remove blanks at its ends"
-    if item.category_id is None:
-        problems["category"] = "it is required"
     if len(item.description) > DESCRIPTION_LENGTH:
         problems["description"] = f"{len(item.description):,} characters, allowed: {DESCRIPTION_LENGTH:,}"
     if item.currency and not (

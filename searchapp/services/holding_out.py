@@ -1,0 +1,74 @@
+"""Evaluation queries of a catalogue without splits: one photo in eight of each category with eight or more.
+
+Such a photo stays in the gallery and leaves its own answer out; it is never trained on. It is chosen by its content,
+so photos that come later never move an earlier one from one side to the other.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from django.db.models import Count, Q, QuerySet
+
+from searchapp.models import Category, EvaluationQuery, ItemImage
+from searchapp.services.catalogue import ONE_IN_EIGHT
+
+LEAST_PHOTOS = 8
+
+
+def hold_out(paths: Collection[str]) -> int:
+    """Make the missing evaluation queries of these categories; returns how many they have. Twice is the same as once."""
+    held = 0
+    for category in _without_splits(paths):
+        photos = ItemImage.objects.filter(item__category=category)
+        if photos.count() < LEAST_PHOTOS:
+            continue
+        chosen = (
+            photos.filter(_one_in_eight()).select_related("item").annotate(siblings=Count("item__images"))
+        )
+        EvaluationQuery.objects.bulk_create(
+            [_query(photo, category) for photo in chosen.order_by("pk")],
+            ignore_conflicts=True,
+            batch_size=500,
+        )
+        held += EvaluationQuery.objects.filter(category=category, split=ONE_IN_EIGHT).count()
+    return held
+
+
+def held_out_expected(new_photos: Mapping[str, Sequence[int]]) -> int:
+    """What `hold_out` would have made of a dry run: category path -> (new photos, those of them that are one in eight)."""
+    present = {
+        category.path: ItemImage.objects.filter(item__category=category)
+        for category in _without_splits(new_photos)
+    }
+    with_splits = set(Category.objects.filter(path__in=new_photos).values_list("path", flat=True)) - set(
+        present
+    )
+    expected = 0
+    for path, (count, chosen) in new_photos.items():
+        photos = present.get(path, ItemImage.objects.none())
+        if path not in with_splits and photos.count() + count >= LEAST_PHOTOS:
+            expected += chosen + photos.filter(_one_in_eight()).count()
+    return expected
+
+
+def _without_splits(paths: Collection[str]) -> QuerySet[Category]:
+    """A category whose source named its held-out photos keeps to those."""
+    split_by_source = EvaluationQuery.objects.exclude(split=ONE_IN_EIGHT).values("category")
+    return Category.objects.filter(path__in=list(paths)).exclude(pk__in=split_by_source)
+
+
+def _one_in_eight() -> Q:
+    return Q(image_sha256__endswith="0") | Q(image_sha256__endswith="8")  # a hex digit that eight divides
+
+
+def _query(photo: ItemImage, category: Category) -> EvaluationQuery:
+    has_siblings = getattr(photo, "siblings", 1) > 1
+    return EvaluationQuery(
+        source=f"photo:{photo.item.sku}:{photo.upload_sha256}",
+        split=ONE_IN_EIGHT,
+        image_sha256=photo.image_sha256,
+        upload_sha256=photo.upload_sha256,
+        extension=photo.extension,
+        relevance=EvaluationQuery.Relevance.ITEM if has_siblings else EvaluationQuery.Relevance.CATEGORY,
+        item=photo.item,
+        category=category,
+    )

@@ -1,0 +1,1 @@
+"""The forms a catalogue may come in, each read as the same records: items with photos, and held-out queries."""

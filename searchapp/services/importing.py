@@ -1,0 +1,165 @@
+"""Importing a catalogue: as a job in chunks that survive a kill, or as a dry run that writes nothing.
+
+Counts are by item: created, updated (a field, a tag or a photo came), unchanged, failed (nothing of it could be used).
+An item comes in with its first usable photo; what is wrong with the others stands in the errors, by row.
+"""
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import IntegrityError
+
+from searchapp.exceptions import Conflict, InvalidInput
+from searchapp.failpoints import failpoint
+from searchapp.models import Job
+from searchapp.services import versions
+from searchapp.services.holding_out import held_out_expected, hold_out
+from searchapp.services.import_chunks import ChunkPlan, ImportContext, Unit, chunk_plan, units_of
+from searchapp.services.import_report import ImportReport
+from searchapp.services.import_sources.detection import ImportOptions, source_opened
+from searchapp.services.import_sources.records import CatalogueSource
+from searchapp.services.import_uploads import (
+    import_leftovers_remove,
+    import_source_path,
+    import_upload_remove,
+    import_upload_store,
+)
+from searchapp.services.import_writing import RowVanished, Save, chunk_write
+from searchapp.services.jobs import JobRun, job_create
+from searchapp.services.media import media_remove_unused
+
+__all__ = [
+    "ImportOptions",
+    "import_leftovers_remove",
+    "import_preview",
+    "import_run",
+    "import_start",
+    "import_upload_store",
+]
+
+KIND = "import_catalogue"
+CHUNK = 64
+REPLANS = 5
+Progress = Callable[[int, int, str], None]
+
+
+def import_start(
+    *,
+    source: str,
+    options: ImportOptions | None = None,
+    user: AbstractBaseUser | None = None,
+    idempotency_key: str = "",
+) -> Job:
+    """A job that imports `source`: what `import_upload_store` returned, or a path on this machine (commands only).
+
+    The same idempotency key gives the job that is there already; the second upload is thrown away.
+    """
+    options = options or ImportOptions()
+    path = import_source_path(source)
+    if not path.exists():
+        raise InvalidInput(f"There is nothing at {path}.", fields={"path": "nothing is there"})
+    source = source if source.startswith("upload:") else str(path.resolve())
+    job = job_create(
+        kind=KIND,
+        payload={"source": source, "options": asdict(options)},
+        user=user,
+        subject=f"Import of {path.name}",
+        idempotency_key=idempotency_key,
+    )
+    if job.payload["source"] != source:
+        import_upload_remove(source)
+    return job
+
+
+def import_run(run: JobRun) -> dict[str, Any]:
+    """Handler of "import_catalogue". A retry goes on behind the last chunk that was committed."""
+    source, options = run.payload["source"], ImportOptions.from_payload(run.payload["options"])
+    report = ImportReport.from_checkpoint(run.checkpoint)
+    workspace = Path(settings.IMPORT_DIR) / str(run.job.pk)
+    try:
+        with source_opened(import_source_path(source), options=options, workspace=workspace) as opened:
+            result = _import(opened, options, report, progress=run.progress, save=run.save)
+    except InvalidInput:
+        import_upload_remove(source)  # trying again would end the same way
+        raise
+    import_upload_remove(source)
+    return result
+
+
+def import_preview(*, path: Path, options: ImportOptions, progress: Progress) -> dict[str, Any]:
+    """What an import would do: the same checks and the same report, and nothing written."""
+    workspace = Path(settings.IMPORT_DIR) / f"preview-{uuid.uuid4().hex}"
+    with source_opened(path, options=options, workspace=workspace) as opened:
+        return _import(opened, options, ImportReport(), progress=progress, save=_keep_nothing)
+
+
+def _keep_nothing(checkpoint: dict[str, Any]) -> None:
+    """A dry run has no job to keep its checkpoint in."""
+    raise RuntimeError(f"a dry run was about to write {checkpoint}")
+
+
+def _import(
+    source: CatalogueSource, options: ImportOptions, report: ImportReport, *, progress: Progress, save: Save
+) -> dict[str, Any]:
+    started, start = time.monotonic(), report.position
+    context = ImportContext(source, is_dry=options.dry_run)
+    total = max(source.photo_count(), report.position)
+    paths: set[str] = set()
+
+    def heard(done: int) -> None:
+        rate = (done - start) / max(time.monotonic() - started, 0.001)
+        progress(done, max(total, done), f"{rate:,.0f} photos/s")
+
+    for chunk in _chunks(units_of(source), report.position, paths):
+        report = _import_chunk(context, report, chunk, heard, save)
+        heard(report.position)
+        failpoint("import.after_chunk_commit")
+    if not source.has_splits:
+        report.evaluation_queries = (
+            held_out_expected(context.photos_of) if options.dry_run else hold_out(paths)
+        )
+    seconds = round(time.monotonic() - started, 3)
+    return {**report.as_result(), "dry_run": options.dry_run, "notes": list(source.notes), "seconds": seconds}
+
+
+def _chunks(units: Iterator[Unit], position: int, paths: set[str]) -> Iterator[list[Unit]]:
+    """Units behind `position`, in chunks; the category of every record goes to `paths`, also of those passed over."""
+
+    def noted() -> Iterator[Unit]:
+        for unit in units:
+            if unit.record:
+                paths.add(unit.record.category)
+            yield unit
+
+    left = itertools.islice(noted(), position, None)
+    while chunk := list(itertools.islice(left, CHUNK)):
+        yield chunk
+
+
+def _import_chunk(
+    context: ImportContext, report: ImportReport, units: list[Unit], heard: Callable[[int], None], save: Save
+) -> ImportReport:
+    """Plan and write; plan again when somebody else changed the same rows meanwhile."""
+    for _ in range(REPLANS):
+        plan = ChunkPlan(report.copy())
+        if not context.is_dry:
+            context.version = versions.default_version_ensure()
+            context.encoder = versions.encoder_of(context.version)
+        try:
+            chunk_plan(context, plan, units, heard)
+            if not context.is_dry:
+                chunk_write(context, plan, save)
+        except (IntegrityError, RowVanished):
+            continue
+        except BaseException:
+            media_remove_unused([(stored.image_sha256, stored.files) for stored in plan.stored])
+            raise
+        return plan.report
+    raise Conflict("Other changes to the same items kept getting in the way; try the import again.")
