@@ -19,4 +19,5 @@ class JobKind:
 JOB_KINDS: dict[str, JobKind] = {
     "import_catalogue": JobKind("Import a catalogue", "searchapp.services.importing.import_run"),
     "encode_images": JobKind("Encode new photos", "searchapp.services.encoding.encode_missing_run"),
+    "write_snapshot": JobKind("Write a gallery snapshot", "searchapp.services.snapshots.snapshot_run"),
 }

@@ -37,7 +37,7 @@ def counter_value() -> int:
     return GalleryCounter.objects.values_list("value", flat=True).get(pk=1)
 
 
-def view_rebuilt(version: ModelVersion) -> tuple[GalleryView, int]:
+def view_rebuilt(version: ModelVersion, *, engine: EngineFactory) -> tuple[GalleryView, int]:
     """The view of `version` from rows alone, and the number up to which it certainly holds every change.
 
     The number is read before the rows: what commits in between is in the rows already, and replaying it later
@@ -46,7 +46,7 @@ def view_rebuilt(version: ModelVersion) -> tuple[GalleryView, int]:
     sequence = counter_value()
     items = read_items()
     entries = known_only(read_entries(version), items)
-    return GalleryView.build(entries, items, engine=engine()), sequence
+    return GalleryView.build(entries, items, engine=engine), sequence
 
 
 def view_followed(view: GalleryView, version: ModelVersion, *, since: int, until: int) -> GalleryView | None:
