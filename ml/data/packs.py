@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 LABELS_FILE = "labels.csv"
 REQUIRED_COLUMNS = ("path", "shard", "split", "class")
@@ -87,7 +88,7 @@ class Pack:
     def scan(self) -> Iterator[PackRecord | PackRowError]:
         """Every row in file order, a broken one as a PackRowError value, so one bad row stops nothing."""
         seen: set[str] = set()
-        with (self.root / LABELS_FILE).open(encoding="utf-8-sig", newline="") as stream:
+        with _opened(self.root) as stream:
             reader = csv.reader(stream, strict=True)
             next(reader)
             row = 1
@@ -102,11 +103,6 @@ class Pack:
                     yield error
                 except csv.Error as error:
                     yield PackRowError(self.name, row, "*", f"not readable as CSV: {error}")
-                except UnicodeDecodeError as error:
-                    yield PackRowError(
-                        self.name, row, "*", f"not UTF-8 at byte {error.start}; nothing after it is read"
-                    )
-                    return
 
     def records(self, *splits: str) -> Iterator[PackRecord]:
         """The rows of the named splits (none named: all). Raises PackRowError at the first broken row."""
@@ -153,6 +149,9 @@ class Pack:
         if len(cells) != len(self.header):
             raise PackRowError(self.name, row, "*", f"{len(cells)} fields, expected {len(self.header)}")
         columns = dict(zip(self.header, cells, strict=True))
+        for column, cell in columns.items():
+            if not _is_utf8(cell):
+                raise PackRowError(self.name, row, column, f"{cell!a} is not UTF-8")
         path, shard, split = columns["path"], columns["shard"], columns["split"]
         if (
             not path
@@ -182,13 +181,22 @@ class Pack:
         )  # fmt: skip
 
 
+def _opened(root: Path) -> TextIO:
+    """labels.csv as text; bytes that are not UTF-8 become lone surrogates, to be refused row by row."""
+    return (root / LABELS_FILE).open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _is_utf8(cell: str) -> bool:
+    return cell.isascii() or not any("\udc80" <= character <= "\udcff" for character in cell)
+
+
 def _header(root: Path) -> tuple[str, ...]:
     source = root / LABELS_FILE
     try:
-        with source.open(encoding="utf-8-sig", newline="") as stream:
+        with _opened(root) as stream:
             header = tuple(next(csv.reader(stream, strict=True), ()))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{source}: the header cannot be read as UTF-8 CSV: {error}") from error
+    except csv.Error as error:
+        raise ValueError(f"{source}: the header cannot be read as CSV: {error}") from error
     missing = [column for column in REQUIRED_COLUMNS if column not in header]
     if missing:
         raise ValueError(
