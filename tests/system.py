@@ -1,9 +1,10 @@
 """A whole running Perennial, seen from outside: real processes, a real broker, a folder of its own.
 
-`with System() as system:` is the embedded mode as `manage.py serve` runs it; `System(mode="production")` is the same
-code on a throw-away PostgreSQL and Redis, each part a process of its own. Whatever happens, nothing is left running.
+`with System() as system:` is the embedded mode as `manage.py serve` runs it; `System(mode="production")` is
+the same code on a throw-away PostgreSQL and Redis, each part a process of its own. Nothing is left running.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 
 from searchapp.services.supervising import die_with_parent, web_command, worker_command
 from tests.servers import PostgreSQL, Redis, free_port
@@ -34,6 +35,8 @@ PRODUCTION = {
     "SECURE_SSL_REDIRECT": "false",
 }
 Mode = Literal["embedded", "production"]
+_collected = Path(tempfile.gettempdir()) / f"perennial-static-{os.getpid()}"
+atexit.register(shutil.rmtree, _collected, ignore_errors=True)
 
 
 class System:
@@ -83,8 +86,12 @@ class System:
             self.env |= {"DATABASE_URL": self.postgresql.url, "CELERY_BROKER_URL": f"{broker}/0"}
             self.env |= {"CACHE_URL": f"rediscache://127.0.0.1:{self.redis.port}/1"}
         self.run("migrate", "--noinput", "-v0")
+        if _collected.exists():  # the slowest step, the same for every system of a run
+            shutil.copytree(_collected, self.data / "static", copy_function=shutil.copy2)
+        else:
+            self.python("from searchapp.services.embedded import static_collect; static_collect()")
+            shutil.copytree(self.data / "static", _collected)
         if self.mode == "production":
-            self.run("collectstatic", "--noinput", "-v0")
             self.python("from searchapp.services.versions import default_version_ensure as e; e()")
 
     def start(self) -> None:
@@ -124,7 +131,7 @@ class System:
                 server.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # --- ending processes -------------------------------------------------------------------------------------
+    # --- ending processes -----------------------------------------------------------------------------------
 
     def stop(self, *, seconds: float = 30) -> dict[str, int]:
         """SIGTERM to every part; the exit codes. A part that does not end in time is an error."""
@@ -164,7 +171,7 @@ class System:
                     found.append(int(entry.name))
         return found
 
-    # --- looking from outside ---------------------------------------------------------------------------------
+    # --- looking from outside -------------------------------------------------------------------------------
 
     def run(
         self, *arguments: str, check: bool = True, timeout: float = 120
@@ -199,7 +206,8 @@ class System:
             database.cursor() as cursor,
         ):
             cursor.execute(query)
-            return cursor.fetchall()
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
 
     def value(self, query: str) -> Any:
         return self.rows(query)[0][0]
