@@ -48,7 +48,22 @@ API: Table = {
 }
 
 # --- PAGES: views/urls.py
-PAGES: Table = {}
+PAGES: Table = {
+    "start": {"GET": EVERYONE},
+    "search": {"GET": EVERYONE, "POST": EVERYONE},
+    "feedback": {"POST": EVERYONE},
+    "browse": {"GET": EVERYONE},
+    "item": {"GET": EVERYONE},
+    "item-by-sku": {"GET": EVERYONE},
+    "media": {"GET": EVERYONE},
+    "jobs": {"GET": Role.STAFF},
+    "job": {"GET": Role.STAFF},
+    "job-errors": {"GET": Role.STAFF},
+    "job-cancel": {"POST": Role.STAFF},
+    "job-retry": {"POST": Role.STAFF},
+    "login": {"GET": EVERYONE, "POST": EVERYONE},
+    "logout": {"POST": EVERYONE},
+}
 
 # --- HEALTH: probes and figures (api/health.py)
 HEALTH: Table = {

@@ -1,5 +1,27 @@
-"""The pages."""
+"""The pages. Who may call which is in `searchapp.access`, section PAGES."""
 
-from django.urls import URLPattern, URLResolver
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import URLPattern, URLResolver, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from searchapp.views import browse, feedback, items, jobs, media, search
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", search.start, name="start"),
+    path("search", search.search_by_photo, name="search"),
+    path("feedback", feedback.feedback, name="feedback"),
+    path("browse", browse.browse, name="browse"),
+    path("items/", items.item_by_sku, name="item-by-sku"),
+    path("items/<path:sku>", items.item, name="item"),
+    path("jobs/", jobs.job_list, name="jobs"),
+    path("jobs/<uuid:job_id>/", jobs.job_report, name="job"),
+    path("jobs/<uuid:job_id>/errors.csv", jobs.job_errors, name="job-errors"),
+    path("jobs/<uuid:job_id>/cancel", jobs.job_cancel, name="job-cancel"),
+    path("jobs/<uuid:job_id>/retry", jobs.job_retry, name="job-retry"),
+    path("media/<path:name>", media.media, name="media"),
+    path(
+        "login/",
+        LoginView.as_view(template_name="login.html", redirect_authenticated_user=True),
+        name="login",
+    ),
+    path("logout/", LogoutView.as_view(), name="logout"),
+]

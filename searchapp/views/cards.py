@@ -1,0 +1,155 @@
+"""View models of photos and result cards: every word and number a template shows, ready made."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.conf import settings
+from django.urls import reverse
+
+from searchapp.models import PATH_SEPARATOR, Item, ItemImage, Vertical
+from searchapp.services.search_answers import Result
+
+THUMBNAIL_BOX = 400
+STRENGTH_WORDS = {"strong": "Strong match", "fair": "Possible match", "weak": "Probably not it"}
+# An address path must survive browsers, which resolve dot segments; any other SKU goes into the query string.
+PLAIN_SKU = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))(?!/)(?!.*//)[\w.:/~ -]+", re.ASCII)
+CURRENCY_SIGNS = {"EUR": "€", "USD": "$", "GBP": "£", "CHF": "CHF", "JPY": "¥"}
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    url: str
+    alt: str
+    width: int = THUMBNAIL_BOX
+    height: int = THUMBNAIL_BOX
+    colour: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    url: str
+    text: str
+    count: str = ""
+    is_current: bool = False
+    children: tuple["Link", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackForm:
+    query_id: str
+    sku: str
+    title: str
+    said: str = ""
+
+    @property
+    def said_word(self) -> str:
+        return {"right": "This is it", "wrong": "Not this"}.get(self.said, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    url: str
+    more_url: str
+    photo: Photo
+    title: str
+    category: str
+    price: str
+    place: str
+    strength: str
+    strength_word: str
+    reasons: tuple[str, ...]
+    feedback: FeedbackForm
+
+
+def item_url(sku: str, query_id: UUID | None = None) -> str:
+    path = reverse("item", args=[sku]) if PLAIN_SKU.fullmatch(sku) else reverse("item-by-sku")
+    query = {} if PLAIN_SKU.fullmatch(sku) else {"sku": sku}
+    if query_id is not None:
+        query["query"] = str(query_id)
+    return path + (f"?{urlencode(query)}" if query else "")
+
+
+def more_url(sku: str) -> str:
+    return f"{reverse('start')}?{urlencode({'sku': sku})}"
+
+
+def thumbnail_of(image: ItemImage | None, item: Item) -> Photo:
+    if image is None:
+        return Photo(url="", alt="No photo yet")
+    return Photo(f"{settings.MEDIA_URL}{image.thumbnail}", alt_of(image, item), colour=image.colour or "none")
+
+
+def alt_of(image: ItemImage, item: Item) -> str:
+    return image.alt or f"{item.title or item.sku}"
+
+
+def price_of(item: Item) -> str:
+    if item.price is None:
+        return ""
+    sign = CURRENCY_SIGNS.get(item.currency, item.currency)
+    return f"{item.price:,.2f} {sign}".strip()
+
+
+def place_of(item: Item) -> str:
+    """Where a landmark is, as a short line: its address, else its coordinates."""
+    if item.category.vertical != Vertical.LANDMARK:
+        return ""
+    if item.address:
+        return item.address
+    return coordinates_of(item)
+
+
+def coordinates_of(item: Item) -> str:
+    if item.latitude is None or item.longitude is None:
+        return ""
+    return f"{item.latitude:.5f}, {item.longitude:.5f}"
+
+
+def category_of(item: Item) -> str:
+    """The category path for a card, without a last step that only repeats the title."""
+    steps = item.category.path.split(PATH_SEPARATOR)
+    return " › ".join(steps[:-1] if steps[-1] == item.title and len(steps) > 1 else steps)
+
+
+def leaf_of(path: str) -> str:
+    return path.rsplit(PATH_SEPARATOR, maxsplit=1)[-1]
+
+
+def result_card(result: Result, *, query_id: UUID, is_staff: bool) -> Card:
+    item = result.row
+    return Card(
+        url=item_url(item.sku, query_id),
+        more_url=more_url(item.sku),
+        photo=thumbnail_of(result.photo, item),
+        title=item.title or item.sku,
+        category=category_of(item),
+        price=price_of(item),
+        place=place_of(item),
+        strength=result.strength,
+        strength_word=STRENGTH_WORDS[result.strength],
+        reasons=_reasons(result, is_staff=is_staff),
+        feedback=FeedbackForm(str(query_id), item.sku, item.title or item.sku),
+    )
+
+
+def _reasons(result: Result, *, is_staff: bool) -> tuple[str, ...]:
+    """Plain words for shoppers; the figures behind them for staff."""
+    why: dict[str, Any] = dict(result.why)
+    reasons = []
+    if result.hamming is None:
+        reasons.append(str(why["stage"]))
+    else:
+        bits, agreeing = why["code_bits"], why["agreeing_bits"]
+        reasons.append(f"It looks alike: {agreeing} of {bits} visual traits agree.")
+        if why.get("tags"):
+            reasons.append("In common: " + ", ".join(why["tags"][:6]) + ".")
+    if is_staff:
+        reasons.append(f"SKU {result.sku}, score {result.score:.4f}")
+        if result.hamming is not None:
+            reasons.append(
+                f"Hamming {result.hamming}, entry {result.provenance} by version {result.producer}"
+            )
+    return tuple(reasons)
