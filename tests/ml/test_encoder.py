@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -152,7 +153,7 @@ def test_weights_survive_a_round_trip_and_foreign_ones_are_refused(encoder: Imag
         ({"std": (0.2, 0.0, 0.2)}, "std above 0"),
     ],
 )
-def test_an_encoder_config_out_of_range_is_refused(options: dict[str, object], message: str) -> None:
+def test_an_encoder_config_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EncoderConfig(**options)
 
@@ -166,7 +167,7 @@ def test_an_encoder_config_out_of_range_is_refused(options: dict[str, object], m
         ({"pooling": "max"}, "allowed: mean, gem"),
     ],
 )
-def test_a_trunk_config_out_of_range_is_refused(options: dict[str, object], message: str) -> None:
+def test_a_trunk_config_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CompactConfig(**options)
 

@@ -39,7 +39,7 @@ def test_cosine_cross_entropy_matches_a_hand_calculation_and_reaches_both_sides(
     weights = torch.eye(2, requires_grad=True)
 
     loss = cosine_cross_entropy(embeddings, weights, tensor([0, 1]), scale=4.0)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
 
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-4)), rel=1e-5)
     assert embeddings.grad is not None
@@ -98,7 +98,7 @@ def test_multi_similarity_is_zero_when_classes_are_opposite_points() -> None:
     points = tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
 
     loss = multi_similarity_loss(points, tensor([0, 0, 1, 1]))
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
 
     assert loss.item() == 0.0  # the miner finds nothing left to learn
     assert points.grad is not None
@@ -122,7 +122,7 @@ def test_anchors_without_pairs_get_no_gradient() -> None:
         torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1
     ).requires_grad_()
 
-    multi_similarity_loss(embeddings, tensor([0, 1, 2, 3])).backward()
+    multi_similarity_loss(embeddings, tensor([0, 1, 2, 3])).backward()  # type: ignore[no-untyped-call]
 
     assert embeddings.grad is not None
     assert torch.equal(embeddings.grad, torch.zeros(4, 3))

@@ -37,7 +37,8 @@ RED, LIME, BLUE, WHITE = [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]
 def test_both_sides_are_squeezed_to_the_size() -> None:
     pixels = to_input(quarters(200, 80), 96)
 
-    assert (pixels.shape, pixels.dtype) == ((96, 96, 3), np.uint8)
+    assert pixels.shape == (96, 96, 3)
+    assert pixels.dtype == np.uint8
     assert corners(pixels) == [RED, LIME, BLUE, WHITE]
 
 
