@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from django.db import transaction
 from django.db.models import F
 
+from searchapp.failpoints import failpoint
 from searchapp.models import (
     ChangeKind,
     GalleryChange,
@@ -41,6 +42,8 @@ def gallery_transaction() -> Iterator[Changes]:
         yield changes
         if changes.rows:
             _write(changes.rows)
+        failpoint("gallery.before_commit")
+    failpoint("gallery.after_commit")
 
 
 def _write(rows: list[tuple[ChangeKind, int]]) -> None:

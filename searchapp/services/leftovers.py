@@ -12,7 +12,9 @@ from django.db.models import Exists, OuterRef
 
 from searchapp.models import FINISHED_STATES, Job, OutboxMessage
 from searchapp.services.database_clock import DatabaseNow
+from searchapp.services.import_uploads import import_leftovers_remove
 from searchapp.services.media import media_remove_unused
+from searchapp.services.query_log import query_images_expire
 
 TEMPORARY_KEPT_SECONDS = 600.0  # far longer than any writer takes between its temporary and its final name
 OUTBOX_KEPT = timedelta(days=1)
@@ -21,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 def leftovers_remove() -> int:
-    """Remove abandoned temporary files and the messages of finished jobs. Returns how many went."""
-    removed = messages_remove() + temporaries_remove()
+    """Remove what nobody needs: messages, temporary files, import folders, query pictures. How many went."""
+    removed = messages_remove() + temporaries_remove() + import_leftovers_remove() + query_images_expire()
     if removed:
         logger.info("%d leftovers were removed", removed)
     return removed
