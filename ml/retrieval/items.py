@@ -76,6 +76,11 @@ class ItemTable:
             passes[self.slots_of(self.removed_item_ids)] = False
         return passes
 
+    def attributes_of(self, item_ids: Ids) -> list[tuple[int, int, float | None, tuple[int, ...]]]:
+        """(category id, vertical, price, tag ids) of each item. Raises KeyError on an unknown item."""
+        known = {**_attributes(self.base, item_ids), **_attributes(self.changes, item_ids)}
+        return [known[item_id] for item_id in item_ids.tolist()]
+
     def compacted(self) -> ItemColumns:
         """All items of the table as one."""
         if not len(self.changes) and not len(self.removed_item_ids):
@@ -88,6 +93,26 @@ class ItemTable:
     @cached_property
     def _new_order(self) -> NDArray[np.intp]:
         return np.argsort(self.new_item_ids, kind="stable")
+
+
+def _attributes(
+    items: ItemColumns, item_ids: Ids
+) -> dict[int, tuple[int, int, float | None, tuple[int, ...]]]:
+    rows = _positions(items.item_ids, np.unique(item_ids))
+    rows = rows[rows >= 0]
+    tags: dict[int, list[int]] = {}
+    tagged = np.isin(items.tag_rows, rows)
+    for tag_id, row in zip(items.tag_ids[tagged].tolist(), items.tag_rows[tagged].tolist()):
+        tags.setdefault(row, []).append(tag_id)
+    return {
+        int(items.item_ids[row]): (
+            int(items.category_ids[row]),
+            int(items.verticals[row]),
+            None if np.isnan(items.prices[row]) else float(items.prices[row]),
+            tuple(tags.get(row, ())),
+        )
+        for row in rows.tolist()
+    }
 
 
 def _positions(ascending: Ids, wanted: Ids) -> NDArray[np.int32]:
