@@ -1,7 +1,7 @@
 """Reading zip archives from strangers: everything is checked by name and number before a byte is unpacked.
 
-Limits are ours, not the interpreter's: Python before 3.11.14 has no overlap check. Bytes are counted as they come out;
-what the archive's own table says of them is only a claim.
+Limits are ours, not the interpreter's: Python before 3.11.14 has no overlap check. Bytes are counted as
+they come out; what the archive's own table says of them is only a claim.
 """
 
 import stat
@@ -36,7 +36,7 @@ _BROKEN = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveLimits:
-    """What an archive may hold. `ratio` binds members above `ratio_from` bytes: a small one cannot do harm."""
+    """What an archive may hold. `ratio` binds members above `ratio_from` bytes; small ones do no harm."""
 
     members: int = 20_000
     unpacked_bytes: int = 1024**3
@@ -51,7 +51,8 @@ LIMITS = ArchiveLimits()
 
 
 def archive_check(path: Path, limits: ArchiveLimits = LIMITS) -> list[zipfile.ZipInfo]:
-    """The files to unpack. Raises InvalidInput naming the entry and the reason; reads the table of contents only."""
+    """The files to unpack. Raises InvalidInput naming the entry and the reason; reads the table of contents
+    only."""
     _check_end_record(path, limits)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -67,7 +68,8 @@ def archive_check(path: Path, limits: ArchiveLimits = LIMITS) -> list[zipfile.Zi
 
 
 def archive_unpack(path: Path, destination: Path, limits: ArchiveLimits = LIMITS) -> None:
-    """Unpack into `destination`, a folder that must not exist yet. On a refusal some files may lie there: remove it.
+    """Unpack into `destination`, a folder that must not exist yet. On a refusal some files may lie there:
+    remove it.
 
     Raises InvalidInput naming entry and reason, NoSpace on a full disk.
     """

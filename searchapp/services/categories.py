@@ -28,12 +28,17 @@ PATH_LENGTH = 500
 
 def path_parse(path: str) -> tuple[str, ...]:
     """'Fruit > Apple' -> ('Fruit', 'Apple'). Raises InvalidInput on the field `category`."""
-    names = tuple(name.strip() for name in path.split(">"))
+    names = tuple(path_normalised(path).split(PATH_SEPARATOR))
     for name in names:
         _check_name(name, field="category", whole=path)
     if len(PATH_SEPARATOR.join(names)) > PATH_LENGTH:
         raise _invalid("category", f"the path has more than {PATH_LENGTH} characters")
     return names
+
+
+def path_normalised(path: str) -> str:
+    """One blank around each >, none at the ends: the form paths are stored in."""
+    return PATH_SEPARATOR.join(name.strip() for name in path.split(">"))
 
 
 def category_ensure(path: str, *, vertical: str | None = None) -> Category:
@@ -151,7 +156,7 @@ def _create(name: str, path: str, parent: Category | None, vertical: str, slug: 
 
 def _free_slug(name: str, path: str) -> str:
     """The name's slug; if another category has it, the path's; if that is taken too, with a number."""
-    short, whole = slugify(name)[:180] or "category", slugify(path.replace(">", " "))[:180] or "category"
+    short, whole = _slug_of(name), _slug_of(path.replace(">", " "))
     taken = set(Category.objects.filter(slug__startswith=short).values_list("slug", flat=True))
     taken |= set(Category.objects.filter(slug__startswith=whole).values_list("slug", flat=True))
     if short not in taken:
@@ -160,6 +165,10 @@ def _free_slug(name: str, path: str) -> str:
     while slug in taken:
         slug, number = f"{whole}-{number}", number + 1
     return slug
+
+
+def _slug_of(text: str) -> str:
+    return slugify(text.replace("/", " "))[:180] or "category"
 
 
 def _refuse_cycle(category: Category, parent: Category | None) -> None:

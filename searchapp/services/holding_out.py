@@ -1,7 +1,7 @@
 """Evaluation queries of a catalogue without splits: one photo in eight of each category with eight or more.
 
-Such a photo stays in the gallery and leaves its own answer out; it is never trained on. It is chosen by its content,
-so photos that come later never move an earlier one from one side to the other.
+Such a photo stays in the gallery and leaves its own answer out; it is never trained on. It is chosen by its
+content, so photos that come later never move an earlier one from one side to the other.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,8 @@ LEAST_PHOTOS = 8
 
 
 def hold_out(paths: Collection[str]) -> int:
-    """Make the missing evaluation queries of these categories; returns how many they have. Twice is the same as once."""
+    """Make the missing evaluation queries of these categories; returns how many they have. Twice is the
+    same as once."""
     held = 0
     for category in _without_splits(paths):
         photos = ItemImage.objects.filter(item__category=category)
@@ -34,7 +35,8 @@ def hold_out(paths: Collection[str]) -> int:
 
 
 def held_out_expected(new_photos: Mapping[str, Sequence[int]]) -> int:
-    """What `hold_out` would have made of a dry run: category path -> (new photos, those of them that are one in eight)."""
+    """What `hold_out` would have made of a dry run: category path -> (new photos, those of them that are
+    one in eight)."""
     present = {
         category.path: ItemImage.objects.filter(item__category=category)
         for category in _without_splits(new_photos)
@@ -48,6 +50,10 @@ def held_out_expected(new_photos: Mapping[str, Sequence[int]]) -> int:
         if path not in with_splits and photos.count() + count >= LEAST_PHOTOS:
             expected += chosen + photos.filter(_one_in_eight()).count()
     return expected
+
+
+def is_one_in_eight(image_sha256: str) -> bool:
+    return int(image_sha256[-1], 16) % 8 == 0
 
 
 def _without_splits(paths: Collection[str]) -> QuerySet[Category]:

@@ -1,4 +1,4 @@
-"""What an import tells: counts by item, errors by row, and where it stands, so that a killed one can go on."""
+"""What an import tells: counts by item, errors by row, and where it stands if it must go on."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self

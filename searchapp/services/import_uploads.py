@@ -21,7 +21,8 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def import_upload_store(chunks: Iterable[bytes], name: str) -> str:
-    """Keep an uploaded zip or CSV and return the source to import it by. A hostile or unusable one is refused here.
+    """Keep an uploaded zip or CSV and return the source to import it by. A hostile or unusable one is
+    refused here.
 
     `name` gives a readable name to the catalogue and nothing else; type and place are ours.
     """

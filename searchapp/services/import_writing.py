@@ -1,4 +1,5 @@
-"""The transaction at the end of an import's chunk: rows, entries, held-out queries and checkpoint, or none of them."""
+"""The transaction at the end of an import's chunk: rows, entries, held-out queries and checkpoint, or none
+of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,21 +32,20 @@ def chunk_write(context: ImportContext, plan: ChunkPlan, save: Save) -> None:
         _write_photos(changes, kept, context.version)
         _write_queries(plan, kept, categories)
         save(plan.report.as_checkpoint())
-    context.verticals.update({path: category.vertical for path, category in categories.items()})
     _store_again_what_vanished(context, plan)
 
 
 def _categories(kept: list[PlannedItem], plan: ChunkPlan) -> dict[str, Category]:
     wanted = {planned.record.category: planned.record.vertical for planned in kept}
     for query in plan.queries:
-        wanted.setdefault(query.record.category, None)
+        wanted.setdefault(query.record.category, query.record.vertical)
     return {path: category_ensure(path, vertical=vertical) for path, vertical in wanted.items()}
 
 
 def _write_items(changes: Changes, kept: list[PlannedItem], categories: dict[str, Category]) -> None:
     new, changed = [], []
     for planned in kept:
-        item, is_touched = planned.item, bool(planned.changed) or planned.tags is not None
+        item = planned.item
         tags = planned.tags
         if tags is None:
             tags = [] if planned.is_new else sorted(tag.name for tag in item.tags.all())
@@ -53,7 +53,7 @@ def _write_items(changes: Changes, kept: list[PlannedItem], categories: dict[str
         item.search_text = search_text_of(item, tags)
         if planned.is_new:
             new.append(item)
-        elif is_touched:
+        elif planned.is_touched:
             values = {name: getattr(item, name) for name in {*planned.changed, "search_text"}}
             if not Item.objects.filter(pk=item.pk).update(updated_at=timezone.now(), **values):
                 raise RowVanished(item.sku)

@@ -1,7 +1,8 @@
 """Importing a catalogue: as a job in chunks that survive a kill, or as a dry run that writes nothing.
 
-Counts are by item: created, updated (a field, a tag or a photo came), unchanged, failed (nothing of it could be used).
-An item comes in with its first usable photo; what is wrong with the others stands in the errors, by row.
+Counts are by item: created, updated (a field, a tag or a photo came), unchanged, failed (nothing of it
+could be used). An item comes in with its first usable photo; what is wrong with the others stands in the
+errors, by row.
 """
 
 import itertools
@@ -21,7 +22,8 @@ from searchapp.failpoints import failpoint
 from searchapp.models import Job
 from searchapp.services import versions
 from searchapp.services.holding_out import held_out_expected, hold_out
-from searchapp.services.import_chunks import ChunkPlan, ImportContext, Unit, chunk_plan, units_of
+from searchapp.services.import_chunks import ChunkPlan, ImportContext, Unit, units_of
+from searchapp.services.import_planning import chunk_plan
 from searchapp.services.import_report import ImportReport
 from searchapp.services.import_sources.detection import ImportOptions, source_opened
 from searchapp.services.import_sources.records import CatalogueSource
@@ -57,7 +59,8 @@ def import_start(
     user: AbstractBaseUser | None = None,
     idempotency_key: str = "",
 ) -> Job:
-    """A job that imports `source`: what `import_upload_store` returned, or a path on this machine (commands only).
+    """A job that imports `source`: what `import_upload_store` returned, or a path on this machine (commands
+    only).
 
     The same idempotency key gives the job that is there already; the second upload is thrown away.
     """
@@ -130,7 +133,8 @@ def _import(
 
 
 def _chunks(units: Iterator[Unit], position: int, paths: set[str]) -> Iterator[list[Unit]]:
-    """Units behind `position`, in chunks; the category of every record goes to `paths`, also of those passed over."""
+    """Units behind `position`, in chunks; the category of every record goes to `paths`, also of those
+    passed over."""
 
     def noted() -> Iterator[Unit]:
         for unit in units:
@@ -158,7 +162,7 @@ def _import_chunk(
                 chunk_write(context, plan, save)
         except (IntegrityError, RowVanished):
             continue
-        except BaseException:
+        except BaseException:  # also a cancel or a shutdown: their chunk comes to nothing
             media_remove_unused([(stored.image_sha256, stored.files) for stored in plan.stored])
             raise
         return plan.report

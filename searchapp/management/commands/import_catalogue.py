@@ -1,4 +1,5 @@
-"""`manage.py import_catalogue PATH`: a CSV, class folders, a data pack, or a zip of one, into the catalogue."""
+"""`manage.py import_catalogue PATH`: a CSV, class folders, a data pack, or a zip of one, into the
+catalogue."""
 
 import json
 from argparse import ArgumentParser, BooleanOptionalAction

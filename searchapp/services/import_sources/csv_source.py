@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from searchapp.exceptions import InvalidInput
+from searchapp.services.categories import path_normalised
 from searchapp.services.import_sources.records import ItemRecord, Photo, QueryRecord, RowProblem, read_beside
 
 REQUIRED = ("sku", "category", "images")
@@ -93,7 +94,7 @@ class CsvSource:
         return ItemRecord(
             row=row,
             sku=columns["sku"],
-            category=columns["category"],
+            category=path_normalised(columns["category"]),
             photos=tuple(Photo(row, name) for name in names),
             fields={name: columns[name] for name in _FIELDS if name in columns},
             vertical=columns.get("vertical") or None,
@@ -116,7 +117,8 @@ def csv_open(path: Path, *, name: str) -> CsvSource:
 
 
 def csv_header(path: Path) -> tuple[tuple[str, ...], str]:
-    """Column names, trimmed and lower-cased, and the delimiter: a comma, or a semicolon as some spreadsheets write."""
+    """Column names, trimmed and lower-cased, and the delimiter: a comma, or a semicolon as some
+    spreadsheets write."""
     with path.open("rb") as stream:
         line = stream.readline(1_000_000)
     if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in line:

@@ -20,7 +20,8 @@ ITEM_RULES = ("photos", "folders")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """`splits` empty means the usual ones; `items` is the rule for folders: each photo, or each folder, is an item."""
+    """`splits` empty means the usual ones; `items` is the rule for folders: each photo, or each folder, is
+    an item."""
 
     splits: tuple[str, ...] = ()
     include_reserved: bool = False
@@ -43,7 +44,7 @@ class ImportOptions:
 
 @contextmanager
 def source_opened(path: Path, *, options: ImportOptions, workspace: Path) -> Iterator[CatalogueSource]:
-    """The catalogue at `path`. A zip is unpacked into `workspace`, which is removed at the end in any case."""
+    """The catalogue at `path`. A zip is unpacked into `workspace`, removed at the end in any case."""
     try:
         if path.is_file() and path.suffix.lower() == ".zip":
             shutil.rmtree(workspace, ignore_errors=True)  # an attempt that was killed left its half
@@ -60,9 +61,7 @@ def source_opened(path: Path, *, options: ImportOptions, workspace: Path) -> Ite
         else:
             raise InvalidInput(f"There is nothing at {path}.", fields={"path": "nothing is there"})
         if options.splits and not source.has_splits:
-            raise InvalidInput(
-                f"{path} has no splits, so none can be chosen.", fields={"splits": "there are none"}
-            )
+            raise InvalidInput(f"{path} has no splits to choose from.", fields={"splits": "there are none"})
         yield source
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -95,7 +94,7 @@ def _nothing_found(folder: Path) -> InvalidInput:
     hint = f" It holds data packs, to be imported one by one: {packs}." if packs else ""
     message = (
         f"No catalogue was found in {folder.name}. Looked for: a data pack (labels.csv beside .tar shards), "
-        f"a .csv with the columns {', '.join(REQUIRED)}, folders named after classes with photos in them.{hint}"
+        f"a .csv with the columns {', '.join(REQUIRED)}, folders named after classes with photos.{hint}"
     )
     return InvalidInput(message, fields={"path": "no catalogue found"})
 

@@ -1,9 +1,10 @@
 """A catalogue as a folder of class folders.
 
-The folders above a photo are its category: Fruit/Apple/a.jpg lies in "Fruit > Apple". Each photo is an item whose SKU
-is its path without the extension (Fruit/Apple/a; a.jpg and a.png are two photos of one item), or, with items="folders",
-each folder that holds photos is an item whose SKU is the folder's path and whose category is what lies above it. When
-all the outermost folders are named after splits (train, val, test, ...), they are splits, not classes.
+The folders above a photo are its category: Fruit/Apple/a.jpg lies in "Fruit > Apple". Each photo is an item
+whose SKU is its path without the extension (Fruit/Apple/a; a.jpg and a.png are two photos of one item), or,
+with items="folders", each folder that holds photos is an item whose SKU is the folder's path and whose
+category is what lies above it. When all the outermost folders are named after splits (train, val, test,
+...), they are splits, not classes.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from ml.data.packs import CATALOGUE_SPLITS, QUERY_SPLITS, SPLITS
 from searchapp.models import PATH_SEPARATOR, EvaluationQuery
+from searchapp.services.categories import path_normalised
 from searchapp.services.import_sources.records import ItemRecord, Photo, QueryRecord, RowProblem, read_beside
 
 # Other types are named so that a photo in the wrong format is reported instead of passed over in silence.
@@ -101,4 +103,4 @@ class FolderSource:
     def _category(self, inner: PurePosixPath) -> str:
         folders = inner.parent.parts
         is_item = self.items == "folders" and len(folders) > 1
-        return PATH_SEPARATOR.join(folders[:-1] if is_item else folders)
+        return path_normalised(PATH_SEPARATOR.join(folders[:-1] if is_item else folders))

@@ -1,8 +1,8 @@
 """A catalogue as a data pack: labels.csv beside tar shards, with splits.
 
-Which columns a pack has says what its items are: product_id or place_id names the item; else, when classes have titles,
-the class is the item; else each photo is. `train`, `val`, `iconic` and `gallery` become items, `test` and `query`
-held-out evaluation queries, `extra` and `gap` are left out unless named.
+Which columns a pack has says what its items are: product_id or place_id names the item; else, when classes
+have titles, the class is the item; else each photo is. `train`, `val`, `iconic` and `gallery` become items,
+`test` and `query` held-out evaluation queries, `extra` and `gap` are left out unless named.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from ml.data.packs import CATALOGUE_SPLITS, QUERY_SPLITS, Pack, PackRecord, Pack
 from ml.data.reserved import load_reserved
 from searchapp.exceptions import InvalidInput
 from searchapp.models import PATH_SEPARATOR, EvaluationQuery, Vertical
+from searchapp.services.categories import path_normalised
 from searchapp.services.import_sources.records import ItemRecord, Photo, QueryRecord, RowProblem
 
 _CATEGORY_COLUMNS = ("group", "coarse_class", "class")
@@ -61,7 +62,7 @@ class PackSource:
                 category=self._category(first),
                 photos=tuple(group.photos),
                 fields=self._fields(first),
-                vertical=Vertical.LANDMARK if "place_id" in first.columns else Vertical.PRODUCT,
+                vertical=_vertical(first),
                 tags=tuple(group.tags),
             )
 
@@ -76,6 +77,7 @@ class PackSource:
                 photo=Photo(record.row, record.path, record.shard),
                 category=self._category(record),
                 relevance=EvaluationQuery.Relevance.ITEM if is_item else EvaluationQuery.Relevance.CATEGORY,
+                vertical=_vertical(record),
                 sku=sku if is_item else None,
             )
 
@@ -121,7 +123,7 @@ class PackSource:
             parts = [record.columns["class"], record.columns["place_id"]]
         else:
             parts = [record.columns[name] for name in _CATEGORY_COLUMNS if record.columns.get(name)]
-        return PATH_SEPARATOR.join(part.replace(">", "-") for part in parts)
+        return path_normalised(PATH_SEPARATOR.join(part.replace(">", "-") for part in parts))
 
     def _fields(self, record: PackRecord) -> dict[str, str]:
         columns = record.columns
@@ -132,3 +134,7 @@ class PackSource:
             return {"title": f"{place.capitalize()}, {floor}", "address": where.replace("_", " ")}
         title = columns.get("title") or record.category or ""
         return {"title": title, "description": columns.get("description", "")}
+
+
+def _vertical(record: PackRecord) -> str:
+    return Vertical.LANDMARK if "place_id" in record.columns else Vertical.PRODUCT

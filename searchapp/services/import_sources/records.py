@@ -1,4 +1,5 @@
-"""What every source of a catalogue yields: items with their photos, held-out queries, and rows that cannot be used."""
+"""What every source of a catalogue yields: items with their photos, held-out queries, and rows that cannot
+be used."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class QueryRecord:
     photo: Photo
     category: str
     relevance: EvaluationQuery.Relevance
+    vertical: str | None = None
     sku: str | None = None
 
 
