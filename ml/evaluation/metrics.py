@@ -65,7 +65,7 @@ class Ranking:
 
 
 def recall_at(ranking: Ranking, k: int) -> float:
-    """1.0 when a relevant entry is among the first k, else 0.0; NaN without any relevant entry."""
+    """1.0 when a relevant entry is among the first k, else 0.0; NaN when there is none."""
     _check_k(k)
     if not ranking.relevant.any():
         return float("nan")
@@ -80,7 +80,7 @@ def reciprocal_rank(ranking: Ranking) -> float:
 
 
 def match_curve(ranking: Ranking, k: int) -> NDArray[np.float64]:
-    """Cumulative match characteristic: (k,) values, the r-th being Recall@r; NaN without any relevant entry."""
+    """Cumulative match characteristic: (k,) values, the r-th being Recall@r; NaN without a relevant entry."""
     _check_k(k)
     if not ranking.relevant.any():
         return np.full(k, np.nan)

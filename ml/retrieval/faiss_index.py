@@ -119,6 +119,12 @@ class FaissIndex:
         """False when unfiltered answers may miss entries (an inverted file is in use)."""
         return self._ivf is None
 
+    @property
+    def remembered_bytes(self) -> int:
+        """Memory held for filters seen before."""
+        with self._scopes_lock:
+            return _bytes_of(self._scopes)
+
     def updated(
         self,
         *,
