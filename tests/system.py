@@ -50,6 +50,8 @@ class System:
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.restarted: dict[str, Mapping[str, str]] = {}  # parts to start again when killed, and how
+        self.marker = self.folder / "killed"
         self.postgresql: PostgreSQL | None = None
         self.redis: Redis | None = None
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PERENNIAL_")}
@@ -171,6 +173,24 @@ class System:
                     found.append(int(entry.name))
         return found
 
+    def kill_worker_at(self, point: str) -> None:
+        """Start the default worker (embedded: everything) anew, to be killed once, when it passes `point`.
+
+        Production settings know no failpoints, so there the worker alone runs under the development settings;
+        its database and broker are the same.
+        """
+        self.marker.unlink(missing_ok=True)
+        failpoint = {"PERENNIAL_FAILPOINT": point, "PERENNIAL_FAILPOINT_MARKER": str(self.marker)}
+        if self.mode == "embedded":
+            self.stop()
+            self.start_part("serve", environment=failpoint)
+            self.wait_until(self.is_ready, "the web process to be ready", seconds=60)
+            return
+        self.kill_part("worker")
+        failpoint["DJANGO_SETTINGS_MODULE"] = "searchapp.settings.dev"
+        self.start_part("worker", environment=failpoint)
+        self.restarted["worker"] = failpoint
+
     # --- looking from outside -------------------------------------------------------------------------------
 
     def run(
@@ -229,11 +249,12 @@ class System:
         """Seconds it took; an AssertionError with the log's end when it did not happen."""
         started = time.monotonic()
         while time.monotonic() - started < seconds:
-            for name, process in self.processes.items():
+            for name, process in list(self.processes.items()):
                 code = process.poll()
-                assert code is None or code == -signal.SIGKILL, (
-                    f"{name} ended with {code}: {self.read_log()[-3000:]}"
-                )
+                if code == -signal.SIGKILL and name in self.restarted:  # as a container runtime would
+                    self.start_part(name, environment=self.restarted[name])
+                else:
+                    assert code is None, f"{name} ended with {code}: {self.read_log()[-3000:]}"
             if condition():
                 return time.monotonic() - started
             time.sleep(0.1)
