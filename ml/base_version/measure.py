@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.base_version.sets import EncodedSet, Parts, encode_set, joined
+from ml.evaluation.metrics import Ranking, average_precision, mean_of, recall_at
 from ml.protocol import Calibration, Encoder
-from ml.training.calibration import Fusion, Similarities, calibrate, pool_recall
+from ml.training.calibration import Fusion, Similarities, calibrate, pool_recall, rankings
 
 Scorer = Callable[[Similarities], NDArray[np.float64] | NDArray[np.float32]]
 
@@ -73,32 +74,22 @@ def _by_pack(queries: EncodedSet, pairs: Similarities, fusion: Fusion) -> dict[s
         "embedding": lambda p: p.cosine,
         "code": lambda p: p.code,
     }
-    packs = np.array(queries.packs)
     result: dict[str, Any] = {}
     for stage, scorer in stages.items():
-        recall_1, recall_10, precision = ranking_figures(scorer(pairs), pairs.relevant)
+        ranked = list(rankings(scorer(pairs), pairs.relevant))
         for pack in [*sorted(set(queries.packs)), "all"]:
-            rows = np.ones(len(packs), dtype=np.bool_) if pack == "all" else packs == pack
-            result.setdefault(pack, {"queries": int(rows.sum())})[stage] = {
-                "recall_at_1": round(float(recall_1[rows].mean()), 4),
-                "recall_at_10": round(float(recall_10[rows].mean()), 4),
-                "map": round(float(precision[rows].mean()), 4),
-            }
+            chosen = [one for one, name in zip(ranked, queries.packs) if pack in (name, "all")]
+            result.setdefault(pack, {"queries": len(chosen)})[stage] = _figures(chosen)
     return result
 
 
-def ranking_figures(
-    scores: NDArray[Any], relevant: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(Q, N) scores and relevance -> per query Recall@1, Recall@10 and average precision.
-
-    Recall@k = a hit among the first k. Ties go to the lower column. A query without a relevant entry is 0.
-    """
-    hits = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
-    found = np.cumsum(hits, axis=1)
-    gains = found / np.arange(1, hits.shape[1] + 1) * hits
-    precision = np.asarray(gains.sum(axis=1) / np.maximum(found[:, -1], 1), dtype=np.float64)
-    return hits[:, 0].astype(np.float64), np.asarray(hits[:, :10].any(axis=1), dtype=np.float64), precision
+def _figures(rankings_of_queries: list[Ranking]) -> dict[str, float]:
+    values = {
+        "recall_at_1": [recall_at(ranking, 1) for ranking in rankings_of_queries],
+        "recall_at_10": [recall_at(ranking, 10) for ranking in rankings_of_queries],
+        "map": [average_precision(ranking) for ranking in rankings_of_queries],
+    }
+    return {name: round(mean_of(np.array(found))[0], 4) for name, found in values.items()}
 
 
 def _strong(

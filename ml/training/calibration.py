@@ -1,10 +1,12 @@
 """Turns the two similarities into a probability of relevance, and that probability into words."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.evaluation.metrics import Ranking, average_precision, mean_of, recall_at
 from ml.protocol import Calibration
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
@@ -145,12 +147,18 @@ def pool_recall(known: Similarities, fusion: Fusion, pool: int) -> float:
     return float(np.take_along_axis(inside, exact, axis=1).mean())
 
 
+def rankings(scores: Floats, relevant: Flags) -> Iterator[Ranking]:
+    """The gallery ranked for each query: (Q, N) scores and relevance; ties to the lower column."""
+    for order, row_scores, row_relevant in zip(np.argsort(-scores, axis=1, kind="stable"), scores, relevant):
+        yield Ranking(row_scores[order], row_relevant[order])
+
+
 def _ranking_quality(scores: Floats, relevant: Flags) -> float:
     """Mean over queries of (Recall@1 + average precision) / 2, in [0, 1]."""
-    hits = np.take_along_axis(relevant, np.argsort(-scores, axis=1, kind="stable"), axis=1)
-    found = np.cumsum(hits, axis=1)
-    precision = (found / np.arange(1, hits.shape[1] + 1) * hits).sum(axis=1) / np.maximum(found[:, -1], 1)
-    return float((hits[:, 0] + precision).mean() / 2)
+    found = [
+        (recall_at(ranking, 1) + average_precision(ranking)) / 2 for ranking in rankings(scores, relevant)
+    ]
+    return mean_of(np.array(found))[0]
 
 
 def _nearest(code: Floats, pool: int) -> NDArray[np.int64]:
