@@ -172,7 +172,11 @@ class CategoryList(Shape):
 
 class ImportInput(Shape):
     file = serializers.FileField(help_text="A zip (CSV with images, class folders or a data pack) or a CSV.")
-    dry_run = serializers.BooleanField(default=False)
+    dry_run = serializers.BooleanField(default=False, help_text="Check and count, write nothing.")
+    include_reserved = serializers.BooleanField(default=False, help_text="Also what no weights have seen.")
+    items = serializers.ChoiceField(
+        ["photos", "folders"], default="photos", help_text="What is one item in class folders."
+    )
     splits = serializers.CharField(
         required=False, help_text="Comma-separated; the default is the pack's own."
     )

@@ -3,7 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import (
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+    TooManyFilesSent,
+)
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse, UnreadablePostError
 from rest_framework import exceptions
@@ -81,10 +87,10 @@ def failure_of(exc: BaseException | None) -> Failure | None:  # noqa: PLR0911  a
             return Failure(403, "not_allowed", str(exc) or "You may not do this.")
         case exceptions.APIException():
             return _from_rest_framework(exc)
-        case SuspiciousOperation() | UnreadablePostError():
-            return Failure(
-                400, MALFORMED, "The request cannot be read: " + (str(exc) or "it is not well formed.")
-            )
+        case TooManyFieldsSent() | TooManyFilesSent():
+            return Failure(400, MALFORMED, "Too many fields or files in one request.")
+        case SuspiciousOperation() | UnreadablePostError():  # their texts speak of settings
+            return Failure(400, MALFORMED, "The request cannot be read; it is not well formed.")
     return None
 
 
