@@ -35,6 +35,7 @@ PRODUCTION = {
     "SECURE_SSL_REDIRECT": "false",
 }
 Mode = Literal["embedded", "production"]
+EVERY_TIME = "every time: "
 _collected = Path(tempfile.gettempdir()) / f"perennial-static-{os.getpid()}"
 atexit.register(shutil.rmtree, _collected, ignore_errors=True)
 
@@ -42,15 +43,18 @@ atexit.register(shutil.rmtree, _collected, ignore_errors=True)
 class System:
     """Start with `with`, or `prepare()` and `start()` one after the other to do something in between."""
 
-    def __init__(self, *, mode: Mode = "embedded", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, mode: Mode = "embedded", environment: Mapping[str, str] | None = None, failpoint: str = ""
+    ) -> None:
+        """`failpoint` kills the worker once, or "every time: …" it passes (see searchapp/failpoints.py)."""
         self.mode = mode
+        self.failpoint = failpoint
         self.folder = Path(tempfile.mkdtemp(prefix="perennial-system-"))
         self.data = self.folder / "data"
         self.log = self.folder / "system.log"
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.restarted: dict[str, Mapping[str, str]] = {}  # parts to start again when killed, and how
         self.marker = self.folder / "killed"
         self.postgresql: PostgreSQL | None = None
         self.redis: Redis | None = None
@@ -112,18 +116,29 @@ class System:
             "sweeper": [*manage, "sweep"],
         }
 
-    def start_part(self, name: str, *, environment: Mapping[str, str] | None = None) -> None:
+    def start_part(self, name: str) -> None:
         parent = os.getpid()
         with self.log.open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 self.commands()[name],
                 cwd=ROOT,
-                env={**self.env, **(environment or {})},
+                env={**self.env, **self.failpoint_environment(name)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=lambda: die_with_parent(parent, signal.SIGTERM),  # noqa: PLW1509
             )
+
+    def failpoint_environment(self, name: str) -> dict[str, str]:
+        """Production settings know no failpoints, so there the part in question runs under the development
+        settings; its database and broker are the same."""
+        if not self.failpoint or name in {"web", "trainer"}:
+            return {}
+        point = self.failpoint.removeprefix(EVERY_TIME)
+        environment = {"PERENNIAL_FAILPOINT": point, "DJANGO_SETTINGS_MODULE": "searchapp.settings.dev"}
+        if point == self.failpoint:
+            environment["PERENNIAL_FAILPOINT_MARKER"] = str(self.marker)
+        return environment
 
     def close(self) -> None:
         self.stop()
@@ -172,24 +187,6 @@ class System:
                 if command and words in command and mark in (entry / "environ").read_bytes() + b"\0":
                     found.append(int(entry.name))
         return found
-
-    def kill_worker_at(self, point: str) -> None:
-        """Start the default worker (embedded: everything) anew, to be killed once, when it passes `point`.
-
-        Production settings know no failpoints, so there the worker alone runs under the development settings;
-        its database and broker are the same.
-        """
-        self.marker.unlink(missing_ok=True)
-        failpoint = {"PERENNIAL_FAILPOINT": point, "PERENNIAL_FAILPOINT_MARKER": str(self.marker)}
-        if self.mode == "embedded":
-            self.stop()
-            self.start_part("serve", environment=failpoint)
-            self.wait_until(self.is_ready, "the web process to be ready", seconds=60)
-            return
-        self.kill_part("worker")
-        failpoint["DJANGO_SETTINGS_MODULE"] = "searchapp.settings.dev"
-        self.start_part("worker", environment=failpoint)
-        self.restarted["worker"] = failpoint
 
     # --- looking from outside -------------------------------------------------------------------------------
 
@@ -251,8 +248,8 @@ class System:
         while time.monotonic() - started < seconds:
             for name, process in list(self.processes.items()):
                 code = process.poll()
-                if code == -signal.SIGKILL and name in self.restarted:  # as a container runtime would
-                    self.start_part(name, environment=self.restarted[name])
+                if code == -signal.SIGKILL and self.failpoint:  # start it again, as a container runtime would
+                    self.start_part(name)
                 else:
                     assert code is None, f"{name} ended with {code}: {self.read_log()[-3000:]}"
             if condition():

@@ -1,6 +1,5 @@
 """Both modes as they really run: jobs travel through a real broker to real workers, and all ends cleanly."""
 
-import json
 import os
 import signal
 import time
@@ -8,33 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import missing
 from tests.photo_folders import photo_folder
-from tests.servers import postgresql_folder, redis_program
 from tests.system import Mode, System
+from tests.system_checks import MODES, import_and_check, is_done, start_job, system_in
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
-MODES: list[Mode] = ["embedded", "production"]
-
-
-def system_in(mode: Mode) -> System:
-    if mode == "production" and postgresql_folder() is None:
-        missing("PostgreSQL")
-    if mode == "production" and redis_program() is None:
-        missing("Redis")
-    return System(mode=mode)
-
-
-def start_job(system: System) -> str:
-    code = (
-        "from searchapp.services import jobs; print(jobs.job_create(kind='encode_images', payload={}).pk.hex)"
-    )
-    return system.python(code).strip()
-
-
-def is_done(system: System, job_id: str) -> bool:
-    row = f"FROM searchapp_job WHERE replace(CAST(id AS text), '-', '') = '{job_id}'"
-    return bool(system.value(f"SELECT state {row}") == "done")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -108,29 +85,9 @@ def test_an_import_whose_worker_is_killed_is_done_once_with_nothing_lost(
     mode: Mode, point: str, data_packs: Path, tmp_path: Path
 ) -> None:
     photos = photo_folder(data_packs, tmp_path / "photos", first=0, count=150)  # three chunks
-    with system_in(mode) as system:
-        system.kill_worker_at(point)
+    with system_in(mode, point) as system:
         import_and_check(system, photos, images=150)
+        assert system.marker.exists(), "the worker was not killed"
         assert system.rows("SELECT state, fence FROM searchapp_job WHERE kind = 'import_catalogue'") == [
             ("done", 2)
         ]
-
-
-def import_and_check(system: System, photos: Path, *, images: int) -> None:
-    """Import `photos` through a worker; afterwards every photo is there once, and the audit finds nothing."""
-    system.run("import_catalogue", str(photos), "--no-wait")
-    unfinished = "SELECT count(*) FROM searchapp_job WHERE state IN ('queued', 'running')"
-    system.wait_until(lambda: system.value(unfinished) == 0, "the import", seconds=60)
-    assert system.marker.exists(), "the worker was not killed"
-    result = (
-        "SELECT result FROM searchapp_job WHERE kind = 'import_catalogue' ORDER BY created_at DESC LIMIT 1"
-    )
-    reported = system.value(result)
-    reported = json.loads(reported) if isinstance(reported, str) else reported
-    assert (reported["created"], reported["failed"]) == (images, 0)
-    for table in ("item", "itemimage", "galleryentry"):
-        assert system.value(f"SELECT count(*) FROM searchapp_{table}") == images
-    distinct = "SELECT count(DISTINCT image_id), count(DISTINCT image_sha256) FROM searchapp_galleryentry"
-    assert system.rows(distinct) == [(images, images)]
-    audit = system.run_json("index_audit")
-    assert audit["db_rows"] == images, audit
