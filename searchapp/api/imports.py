@@ -22,7 +22,7 @@ TRUE, FALSE = {"true", "1", "on", "yes"}, {"false", "0", "off", "no", ""}
 
 
 class ImportsView(ApiView):
-    """A zip (a CSV with its images, class folders or a data pack) or a CSV alone. The job's `result` has the counts.
+    """A zip (a CSV with its images, class folders or a data pack) or a CSV. The job's `result` has counts.
 
     With an `Idempotency-Key`, sending it again gives the job that is there already, whatever the file.
     """

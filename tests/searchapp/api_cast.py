@@ -1,9 +1,7 @@
 """The callers of the API in tests, one of each role, and what an error looks like."""
 
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 from django.contrib.auth.models import Group, User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
@@ -14,8 +12,11 @@ from searchapp.services import api_keys
 PASSWORD = "correct horse battery"
 
 
-def user_make(name: str, **flags: bool) -> User:
-    return User.objects.create_user(name, password=PASSWORD, **flags)
+def user_make(
+    name: str, *, is_staff: bool = False, is_superuser: bool = False, is_active: bool = True
+) -> User:
+    flags = {"is_staff": is_staff, "is_superuser": is_superuser, "is_active": is_active}
+    return User.objects.create_user(name, None, PASSWORD, **flags)
 
 
 def operator_make(name: str = "olga") -> User:
@@ -61,16 +62,3 @@ def error_of(response: Any, status: int) -> dict[str, Any]:
     assert error["request_id"] == response["X-Request-Id"]
     assert error["message"]
     return error
-
-
-Post = Callable[..., Any]
-
-
-@pytest.fixture
-def anonymous() -> Client:
-    return Client()
-
-
-@pytest.fixture
-def staff(db: None) -> Client:
-    return key_client(user_make("sam", is_staff=True))

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import Group
 from django.db import connection
+from django.test import Client
 from pytest_django.fixtures import Settings
 
 from searchapp.models import AuditEvent, GalleryCounter, GalleryEntry
 from searchapp.services import query_log, serving
+from tests.searchapp.api_cast import key_client, user_make
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,11 @@ def _append_only_rows_can_be_flushed(request: pytest.FixtureRequest) -> Iterator
 
 def _deleted_past_the_triggers() -> None:
     migration = importlib.import_module("searchapp.migrations.0002_append_only_and_text_search")
-    guards = {sql.split()[2]: sql for sql in migration.SQLITE if sql.startswith("CREATE TRIGGER") and "no_delete" in sql}
+    guards = {
+        sql.split()[2]: sql
+        for sql in migration.SQLITE
+        if sql.startswith("CREATE TRIGGER") and "no_delete" in sql
+    }
     with connection.cursor() as cursor:
         for name in guards:
             cursor.execute(f"DROP TRIGGER {name}")
@@ -58,3 +64,14 @@ def data_dir(tmp_path: Path, settings: Settings) -> Path:
     settings.SNAPSHOT_DIR = tmp_path / "snapshots"
     settings.IMPORT_DIR = tmp_path / "imports"
     return tmp_path
+
+
+@pytest.fixture
+def anonymous() -> Client:
+    return Client()
+
+
+@pytest.fixture
+def staff(db: None) -> Client:
+    """Staff by API key: no session, no CSRF token."""
+    return key_client(user_make("sam", is_staff=True))

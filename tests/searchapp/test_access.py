@@ -75,7 +75,7 @@ def is_refused(response: Any) -> bool:
     """401 and 403 from the API; a page sends the anonymous to the login and forbids the rest."""
     if response.status_code in {401, 403}:
         return True
-    return response.status_code == 302 and response["Location"].startswith(settings.LOGIN_URL)
+    return bool(response.status_code == 302 and response["Location"].startswith(settings.LOGIN_URL))
 
 
 def test_the_table_lists_exactly_the_routes_there_are() -> None:
@@ -87,7 +87,7 @@ def test_every_method_a_view_answers_is_in_the_table_and_no_other() -> None:
     wrong = []
     for route in OURS:
         for method in METHODS:
-            answers = call(clients["sue"], method, route).status_code != 405
+            answers = bool(call(clients["sue"], method, route).status_code != 405)
             listed = is_allowed(route.name, method, Role.SUPERUSER)
             if answers != listed and method != "OPTIONS":
                 wrong.append(f"{method} {route.name}: answers {answers}, listed {listed}")
@@ -182,7 +182,7 @@ def test_roles_nest_and_the_inactive_have_none() -> None:
     assert not any(is_allowed("nowhere", method, Role.SUPERUSER) for method in METHODS)
 
 
-# --- CSRF: a session is not enough for an unsafe method ---------------------------------------------------------
+# --- CSRF: a session is not enough for an unsafe method
 
 
 def unsafe_calls() -> list[tuple[str, str]]:
@@ -190,7 +190,7 @@ def unsafe_calls() -> list[tuple[str, str]]:
 
 
 def needs_a_session(method: str, name: str) -> bool:
-    return ACCESS[name][method] > EVERYONE
+    return bool(ACCESS[name][method] > EVERYONE)
 
 
 @pytest.mark.parametrize("token", [None, "wrong" * 8])
@@ -250,7 +250,7 @@ def test_a_key_needs_no_token_for_no_browser_sends_it_by_itself() -> None:
     assert response.status_code == 201
 
 
-# --- other people's things ----------------------------------------------------------------------------------------
+# --- other people's things
 
 
 def test_somebody_else_s_job_is_404_by_id_and_by_a_thousand_guesses() -> None:
@@ -275,7 +275,7 @@ def test_staff_see_every_job() -> None:
     assert key_client(user_make("sam", is_staff=True)).get(f"/api/v1/jobs/{job.pk}").status_code == 200
 
 
-# --- guessing passwords -------------------------------------------------------------------------------------------
+# --- guessing passwords
 
 
 def sign_in(client: Client, name: str, password: str, **headers: str) -> int:

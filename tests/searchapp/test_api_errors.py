@@ -5,12 +5,12 @@ import logging
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
 
 from searchapp.models import Category, Item, Job
-from searchapp.services import browsing, health, search
-from tests.searchapp.api_cast import anonymous, error_of, key_client, photo_file, staff, user_make  # noqa: F401
+from searchapp.services import browsing, search
+from tests.searchapp.api_cast import error_of, key_client, photo_file, user_make
 
 pytestmark = pytest.mark.django_db
 ITEMS = "/api/v1/items"
@@ -196,7 +196,7 @@ def test_the_answer_is_json_whatever_was_asked_for(anonymous: Client, accept: st
     assert response["Content-Type"] == "application/json"
 
 
-# --- probes -------------------------------------------------------------------------------------------------------
+# --- probes
 
 
 def test_live_asks_nothing_of_the_database(anonymous: Client, django_assert_num_queries: Any) -> None:
@@ -241,7 +241,7 @@ def test_a_database_that_is_away_makes_it_not_ready_but_live(
     def away(*_: Any) -> None:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(health.connection, "cursor", away)
+    monkeypatch.setattr(connection, "cursor", away)
 
     response = anonymous.get("/healthz/ready")
 

@@ -12,7 +12,7 @@ from django.test import Client
 
 from searchapp.models import Item, Job, JobState, OutboxMessage
 from searchapp.services import jobs
-from tests.searchapp.api_cast import anonymous, error_of, key_client, staff, user_make  # noqa: F401
+from tests.searchapp.api_cast import error_of, key_client, user_make
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 IMPORTS = "/api/v1/imports"

@@ -11,14 +11,12 @@ from django.test import Client
 
 from searchapp.models import Category, Feedback, Item, ItemImage, Job, OutboxMessage
 from searchapp.services import versions
-from tests.searchapp.api_cast import (  # noqa: F401
-    anonymous,
+from tests.searchapp.api_cast import (
     error_of,
     key_client,
     operator_make,
     photo_file,
     session_client,
-    staff,
     user_make,
 )
 from tests.searchapp.galleries import item_with_photos, shop
@@ -277,7 +275,7 @@ def test_a_wrong_category_is_refused(staff: Client, body: dict[str, Any]) -> Non
     assert Category.objects.count() == 0
 
 
-# --- feedback -----------------------------------------------------------------------------------------------------
+# --- feedback
 
 
 def feedback(client: Client, body: Any, query_id: str | None = None) -> Any:
@@ -329,7 +327,7 @@ def test_a_query_id_that_is_none_is_404(anonymous: Client) -> None:
     assert error_of(feedback(anonymous, {"sku": "a", "verdict": "right"}, "not-a-uuid"), 404)
 
 
-# --- model versions -----------------------------------------------------------------------------------------------
+# --- model versions
 
 
 def test_operators_see_the_versions_and_what_serves(data_dir: Path) -> None:

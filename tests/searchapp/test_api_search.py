@@ -13,7 +13,7 @@ from PIL import Image
 
 from searchapp.models import Item, Query
 from searchapp.services import query_log, serving, versions
-from tests.searchapp.api_cast import anonymous, error_of, key_client, photo_file, staff, user_make  # noqa: F401
+from tests.searchapp.api_cast import error_of, key_client, photo_file, user_make
 from tests.searchapp.galleries import item_with_photos, shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]

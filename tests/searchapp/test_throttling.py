@@ -1,4 +1,4 @@
-"""Anonymous addresses get their share and no more; forged headers buy nothing; people with keys are not counted."""
+"""Anonymous addresses get their share and no more; forged headers buy nothing; keys are not counted."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from searchapp.file_cache import SharedFileCache
 from searchapp.models import Feedback
 from searchapp.services import throttling
 from searchapp.visitor import client_address
-from tests.searchapp.api_cast import anonymous, error_of, key_client, photo_file, user_make  # noqa: F401
+from tests.searchapp.api_cast import error_of, key_client, photo_file, user_make
 from tests.searchapp.galleries import shop
 
 SEARCH = "/api/v1/search"
@@ -186,7 +186,7 @@ def test_the_client_s_address_is_the_one_a_trusted_proxy_saw(
     assert client_address({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}) == expected
 
 
-# --- through the API ----------------------------------------------------------------------------------------------
+# --- through the API
 
 
 def ask(client: Client, body: Any, **headers: str) -> Any:
