@@ -5,6 +5,7 @@ from ml import threads  # noqa: F401  (must come before numpy, torch and onnxrun
 # isort: on
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from ml.artifacts import GRAPH_FILE, WEIGHTS_FILE, load_bundle
 from ml.config import config_from_dict
 
-EXPORTS = {"onnx": GRAPH_FILE, "safetensors": WEIGHTS_FILE}
+EXPORTS = {"onnx": GRAPH_FILE, "onnx-int8": "encoder-int8.onnx", "safetensors": WEIGHTS_FILE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,16 +102,19 @@ def _info(options: argparse.Namespace) -> dict[str, Any]:
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
     bundle = load_bundle(options.version)
-    name = EXPORTS[options.format]
-    target = options.out or Path(name)
-    if target.exists():
-        raise FileExistsError(f"{target} exists; name another file with --out")
-    target.write_bytes(bundle.graph if options.format == "onnx" else (bundle.path / name).read_bytes())
-    return {
-        "file": str(target),
-        "bytes": target.stat().st_size,
-        "sha256": bundle.manifest.files[name]["sha256"],
-    }
+    target = options.out or Path(EXPORTS[options.format])
+    match options.format:
+        case "onnx":
+            data = bundle.graph
+        case "onnx-int8":
+            from ml.models.quantisation import quantise_weights  # noqa: PLC0415  (onnx loads slowly)
+
+            data = quantise_weights(bundle.graph)
+        case _:
+            data = (bundle.path / WEIGHTS_FILE).read_bytes()
+    with target.open("xb") as stream:
+        stream.write(data)
+    return {"file": str(target), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _is_statistic(name: str) -> bool:

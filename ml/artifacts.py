@@ -119,8 +119,7 @@ def write_bundle(
     Raises BundleError (and leaves no trace) when it would not load; FileExistsError when `target` exists and
     `replace` is false.
     """
-    if target.exists() and not replace:
-        raise FileExistsError(f"{target} exists; a bundle is immutable, choose another place")
+    check_free(target, replace=replace)
     contents = {WEIGHTS_FILE: save_safetensors(dict(weights)), GRAPH_FILE: graph}
     plain: dict[str, Any] = {
         "format": FORMAT_VERSION, "method": method, "architecture": architecture, "config": asdict(config),
@@ -149,6 +148,12 @@ def write_bundle(
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(target.parent)
     return load_bundle(target)
+
+
+def check_free(target: Path, *, replace: bool) -> None:
+    """Raise FileExistsError when `target` exists and may not be replaced."""
+    if target.exists() and not replace:
+        raise FileExistsError(f"{target} exists; a bundle is immutable, choose another place")
 
 
 def load_bundle(path: Path) -> Bundle:

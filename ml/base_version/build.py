@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime
 import torch
 
-from ml.artifacts import MAX_COMPACT_GRAPH_BYTES, Bundle, write_bundle
+from ml.artifacts import MAX_COMPACT_GRAPH_BYTES, Bundle, check_free, write_bundle
 from ml.base_version.measure import calibrate_and_report, report_plain
 from ml.base_version.recipe import Recipe, Trained, train_encoder
 from ml.base_version.sets import Parts, open_packs, parts_of
@@ -35,7 +35,11 @@ def build_bundle(
     replace: bool = False,
     on_epoch: Callable[[Progress], None] = lambda _progress: None,
 ) -> Bundle:
-    """Train version 1.0 on the packs under `folders` and write its bundle to `target`."""
+    """Train version 1.0 on the packs under `folders` and write its bundle to `target`.
+
+    Raises FileExistsError before any work when `target` exists and `replace` is false.
+    """
+    check_free(target, replace=replace)
     packs = open_packs(folders)
     parts = parts_of(packs, load_reserved())
     images = load_images(parts.training, recipe.stored_size)

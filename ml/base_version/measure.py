@@ -18,7 +18,7 @@ def similarities(queries: EncodedSet, gallery: EncodedSet, *, hide_own_class: bo
     """Every query against every entry. hide_own_class: relevant entries get similarity -1, as if absent."""
     code = queries.signs @ gallery.signs.T / queries.signs.shape[1]
     cosine = queries.embeddings @ gallery.embeddings.T
-    relevant = queries.names[:, None] == gallery.names[None, :]
+    relevant = (queries.names[:, None] == gallery.names[None, :]) & (gallery.names != np.array(None))[None, :]
     if hide_own_class:
         code = np.where(relevant, np.float32(-1), code)
         cosine = np.where(relevant, np.float32(-1), cosine)

@@ -1,4 +1,8 @@
-"""The one decode-and-resize path, shared by queries, catalogue images and training. Pillow only."""
+"""The one decode-and-resize path, shared by queries, catalogue images and training. Pillow only.
+
+Both sides are squeezed to the square. Chosen on 638 validation queries (Recall@1 / mAP of the embedding after
+20 epochs at 64 pixels, one seed): squeezed 0.447 / 0.255, centre square 0.416 / 0.249, padded 0.404 / 0.251.
+"""
 
 import io
 import math

@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ml.__main__ import main
@@ -13,7 +14,9 @@ from ml.artifacts import load_bundle
 from ml.base_version.recipe import Recipe
 from ml.config import config_from_dict
 from ml.data.packs import open_pack
+from ml.data.preprocessing import decode_to_input
 from ml.data.reserved import load_reserved
+from ml.onnx_encoder import open_onnx_encoder
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -45,6 +48,25 @@ def test_export_copies_the_verified_file_and_overwrites_nothing(
     target.write_bytes(b"mine")
     assert main(arguments) == 1
     assert target.read_bytes() == b"mine"
+
+
+def test_the_int8_export_is_a_third_of_the_size_and_answers_nearly_the_same(
+    bundle_path: Path, tmp_path: Path, photos: list[bytes]
+) -> None:
+    target = tmp_path / "int8.onnx"
+    assert main(["export", "--version", str(bundle_path), "--format", "onnx-int8", "--out", str(target)]) == 0
+
+    bundle = load_bundle(bundle_path)
+    full = bundle.encoder()
+    small = open_onnx_encoder(
+        target.read_bytes(), input_size=full.input_size, code_bits=full.code_bits, dimension=full.dimension
+    )
+    pixels = np.stack([decode_to_input(photo, full.input_size) for photo in photos])
+    exact, rounded = full.encode(pixels), small.encode(pixels)
+    assert target.stat().st_size < len(bundle.graph) / 3
+    assert (exact.embeddings * rounded.embeddings).sum(axis=1).min() > 0.99
+    flipped = np.unpackbits(exact.packed_codes ^ rounded.packed_codes).mean()
+    assert 0 < flipped < 0.04
 
 
 def test_a_failed_command_says_why_and_exits_1_wrong_usage_exits_2(tmp_path: Path) -> None:
