@@ -92,7 +92,8 @@ def import_run(run: JobRun) -> dict[str, Any]:
     except InvalidInput:
         import_upload_remove(source)  # trying again would end the same way
         raise
-    import_upload_remove(source)
+    if not options.dry_run:  # after a trial run the same upload is imported in earnest
+        import_upload_remove(source)
     return result
 
 
