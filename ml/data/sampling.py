@@ -28,7 +28,7 @@ class SamplingConfig:
     # Class i is drawn with weight n_i ** exponent: 0 = all alike, 1 = by frequency; [0, 1].
     frequency_exponent: float = 0.7
     # (until this share of the epochs, pixels a side), shares rising to 1.0
-    sizes: tuple[tuple[float, int], ...] = ((0.65, 64), (0.85, 80), (1.0, 96))
+    sizes: tuple[tuple[float, int], ...] = ((0.75, 64), (0.9, 80), (1.0, 96))
     # Packs whose pictures are mirrored half of the time; a mirrored corridor is another corridor.
     mirrored_packs: tuple[str, ...] = ("grocery", "clothing")
 
