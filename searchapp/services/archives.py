@@ -180,7 +180,7 @@ def _content_problem(member: zipfile.ZipInfo, limits: ArchiveLimits) -> str:
 def _refuse_overlaps(members: list[zipfile.ZipInfo], directory_start: int) -> None:
     """Entries that share bytes unpack to far more than the archive has."""
     ordered = sorted(members, key=lambda member: member.header_offset)
-    ends = [*(member.header_offset for member in ordered[1:]), directory_start]
+    ends = [*(member.header_offset for member in ordered), directory_start][1:]
     for member, end in zip(ordered, ends, strict=True):
         least = member.header_offset + _LOCAL_HEADER_BYTES + member.compress_size
         if least > end:

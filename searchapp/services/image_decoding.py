@@ -155,6 +155,7 @@ def _decoded(header: ImageHeader, image: Image.Image, orientation: int) -> Decod
     width, height = header.width, header.height
     if orientation in _SIDEWAYS:
         width, height = height, width
+    image.info = {}  # Pillow writes a comment or profile it finds here into the next file
     return Decoded(image=image, width=width, height=height, is_lossless=header.is_lossless)
 
 

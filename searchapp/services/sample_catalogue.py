@@ -22,8 +22,8 @@ from searchapp.services.jobs import job_retry, job_run_here
 PACKS = ("grocery", "clothing", "catalog", "places_indoor")
 DRAWN = "drawn"
 DRAWN_WARNING = (
-    "No sample photos were found in {folder}: a small catalogue of DRAWN pictures is loaded instead. It shows "
-    "how Perennial works, not how well. docs/sample-data.md says where real photos come from; "
+    "No sample photos were found in {folder}: a small catalogue of DRAWN pictures is loaded instead. It "
+    "shows how Perennial works, not how well. docs/sample-data.md says where real photos come from; "
     "set SAMPLE_DATA to their folder."
 )
 Progress = Callable[[int, int, str], None]
@@ -58,7 +58,7 @@ def _load_pack(folder: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _load_drawn(progress: Progress) -> dict[str, Any]:
-    """Drawn at most once, and always in the same place: an import that was killed finds its pictures again."""
+    """Drawn at most once, and always in the same place: a killed import finds its pictures again."""
     key = "sample:drawn:1"
     done = Job.objects.filter(idempotency_key=key, state=JobState.DONE).first()
     if done is not None:
