@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from searchapp.access import Role, role_of
-from searchapp.exceptions import NotFound, SearchAppError
+from searchapp.exceptions import NotFound, SearchAppError, TooManyRequests
 from searchapp.models import PATH_SEPARATOR, Item, ItemImage, Vertical
 from searchapp.services import browsing, search
 from searchapp.services.search_options import SearchOptions
@@ -29,6 +29,7 @@ from searchapp.views.cards import (
     result_card,
     thumbnail_of,
 )
+from searchapp.views.panels import failure_of
 from searchapp.visitor import client_address
 
 SIMILAR = 8
@@ -66,9 +67,18 @@ def item(request: HttpRequest, sku: str) -> HttpResponse:
         raise Http404 from None
     is_anonymous = role_of(request.user, None) == Role.ANONYMOUS
     if is_anonymous:
-        items_spend(client=client_address(request.META), skus=[found.sku])
+        try:
+            items_spend(client=client_address(request.META), skus=[found.sku])
+        except TooManyRequests as error:
+            return _refused(request, error)
     similar, note = _similar(request, found)
     return render(request, "catalogue/item.html", {"page": _item_page(request, found, similar, note)})
+
+
+def _refused(request: HttpRequest, error: TooManyRequests) -> HttpResponse:
+    response = render(request, "failure.html", {"failure": failure_of(error)}, status=error.status)
+    response["Retry-After"] = str(error.retry_after_seconds)
+    return response
 
 
 def _similar(request: HttpRequest, found: Item) -> tuple[tuple[Card, ...], str]:

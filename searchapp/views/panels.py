@@ -212,7 +212,8 @@ def failure_of(error: SearchAppError) -> Failure:
         return Failure("That photo cannot be used", error.message, needs_photo=True)
     if isinstance(error, TooManyRequests):
         wait = error.retry_after_seconds
-        text = f"That was a lot of searches from your address. You can go on in {wait} s."
+        pause = f"{wait} s" if wait < 120 else f"{wait / 3600:.0f} h" if wait >= 5400 else f"{wait // 60} min"
+        text = f"That was a lot of searches from your address. You can go on in {pause}."
         again = wait if wait <= PATIENCE_SECONDS else 0
         return Failure("A short break", text, kind="wait", can_retry=True, retry_seconds=again)
     if isinstance(error, Unavailable):
