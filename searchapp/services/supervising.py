@@ -21,6 +21,8 @@ STOP_SECONDS = 20.0  # what a part has to end by itself before it is killed
 STEADY_SECONDS = 30.0  # a part that ran so long starts again without delay
 LONGEST_PAUSE_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
+# Celery warns root on every start because of pickled messages; ours are JSON.
+QUIET = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges:RuntimeWarning"}
 
 logger = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -119,7 +121,7 @@ def embedded_parts(*, host: str, port: int, environment: Mapping[str, str]) -> l
         Part("training worker", worker_command("training"), niceness=10),
     ]
     for part in parts:
-        part.environment = dict(environment)
+        part.environment = {**QUIET, **environment}
     return parts
 
 

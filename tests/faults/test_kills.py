@@ -44,22 +44,27 @@ def test_f1_an_import_survives_twenty_kills_at_random_times(
     with system_in(mode) as system:
         system.run("import_catalogue", str(photos), "--no-wait")
         part = "serve" if mode == "embedded" else "worker"
-        running = "SELECT count(*) FROM searchapp_job WHERE kind = 'import_catalogue' AND state = 'running'"
+        claims = "SELECT fence FROM searchapp_job WHERE kind = 'import_catalogue'"
         over = "SELECT count(*) FROM searchapp_job WHERE kind = 'import_catalogue' AND state = 'done'"
+        takeovers = []
         while kills < 20 and not system.value(over):
-            system.wait_until(
-                lambda: system.value(running) or system.value(over), "the job to be taken over", seconds=30
+            before = kills
+            takeovers.append(
+                system.wait_until(
+                    lambda before=before: system.value(claims) > before or system.value(over),
+                    "the job to be taken over",
+                    seconds=30,
+                )
             )
-            time.sleep(chance.uniform(0.0, 0.8))
+            time.sleep(chance.uniform(0.0, 0.3))
             system.processes.pop(part)
             for pid in system.pids() if mode == "embedded" else system.pids("-Q default"):
                 with_no_mercy(pid)
             kills += 1
             system.start_part(part)
         wait_until_settled(system, seconds=120)
-        claims = system.value("SELECT fence FROM searchapp_job WHERE kind = 'import_catalogue'")
-        print(f"F1 {mode}: seed {SEED}, {kills} kills, {claims} claims")
-        assert claims <= 21
+        print(f"F1 {mode}: seed {SEED}, {kills} kills, slowest takeover {max(takeovers):.1f} s")
+        assert system.value(claims) <= 21
         system.wait_until(system.is_ready, "the web process", seconds=60)
         check_import(system, images=2000)
 

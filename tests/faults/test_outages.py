@@ -108,9 +108,7 @@ def test_f7_five_database_crashes_lose_no_acknowledged_write_and_no_search_ends_
         assert set(statuses) <= {201, 503}
         assert max(recoveries) <= 10
         outages = sum(status == 503 for status, _ in searches)
-        print(
-            f"F7: {len(searches)} searches, {outages} answered 503, {len(ledger)} writes, back in {recoveries}"
-        )
+        print(f"F7: {len(searches)} searches, {outages} got 503, {len(ledger)} writes, back in {recoveries}")
         wait_until_settled(system)
         check_audit(system)
 
