@@ -74,7 +74,8 @@ def _known(context: ImportContext, units: Sequence[Unit]) -> _Known:
     """Five queries for a chunk of any size."""
     skus = {unit.record.sku for unit in units if unit.record}
     skus |= {unit.query.sku for unit in units if unit.query and unit.query.sku}
-    rows = Item.objects.filter(sku__in=skus).select_related("category").prefetch_related("tags")
+    askable = {sku for sku in skus if "\x00" not in sku}  # PostgreSQL refuses the very question
+    rows = Item.objects.filter(sku__in=askable).select_related("category").prefetch_related("tags")
     items = {item.sku: item for item in rows}
     photos = ItemImage.objects.filter(item__in=[item.pk for item in items.values()]).order_by()
     uploads: dict[int, set[str]] = {}
