@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 from searchapp.access import Role
 from searchapp.api.parsers import refuse_unstorable_text
 from searchapp.api.schema import DocumentedSchema
+from searchapp.exceptions import InvalidInput
 from searchapp.visitor import client_address
 
 
@@ -30,6 +31,8 @@ class ApiView(APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
+            raise InvalidInput("The body has no Content-Length; a chunked one is not read.")
         refuse_unstorable_text(kwargs)
         refuse_unstorable_text(dict(request.query_params.lists()))
 

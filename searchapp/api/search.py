@@ -51,7 +51,6 @@ class SearchView(ApiView):
         except SearchAppError as error:
             metrics.search_observe(kind=kind, outcome=error.code)
             raise
-        metrics.search_observe(kind=kind, outcome="answered", took_ms=answer.took_ms)
         return _response(answer, role_is_anonymous=self.is_anonymous)
 
 

@@ -25,7 +25,8 @@ _stages = Histogram(
 
 
 def search_observe(*, kind: str, outcome: str, took_ms: Mapping[str, float] | None = None) -> None:
-    """Count one search. kind: image, text, item, vector; outcome: answered, or the error's code."""
+    """Count one search. kind: image, text, item, vector; outcome: answered (every search does that by itself), or
+    the code of the error that the caller got."""
     _searches.labels(kind, outcome).inc()
     for stage, milliseconds in (took_ms or {}).items():
         _stages.labels(stage).observe(milliseconds / 1000)

@@ -22,7 +22,7 @@ from ml.retrieval.scoring import Hit
 from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import IncompatibleVersion, InvalidInput, NotFound, Unavailable
 from searchapp.models import Item
-from searchapp.services import intake, query_log, serving, text_search, versions
+from searchapp.services import intake, metrics, query_log, serving, text_search, versions
 from searchapp.services.gallery_columns import read_entries
 from searchapp.services.search_answers import STAGES, Result, SearchAnswer, text_results, visual_results
 from searchapp.services.search_options import Scope, SearchOptions, scope_of
@@ -298,4 +298,5 @@ def _answered(asked: _Asked, arm: serving.Arm, clock: _Clock, results: tuple[Res
         results=results,
     )
     query_log.query_record(answer)
+    metrics.search_observe(kind=answer.kind, outcome="answered", took_ms=answer.took_ms)
     return answer

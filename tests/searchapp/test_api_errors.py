@@ -104,6 +104,18 @@ def test_ten_thousand_parts_are_400(anonymous: Client, parts: str) -> None:
     assert error_of(response, 400)["code"] == "malformed_body"
 
 
+def test_a_body_without_a_length_is_not_read(anonymous: Client) -> None:
+    response = anonymous.post(
+        "/api/v1/search",
+        '{"text": "apple"}',
+        content_type="application/json",
+        headers={"Transfer-Encoding": "chunked"},
+        CONTENT_LENGTH="",
+    )
+
+    assert "Content-Length" in error_of(response, 400)["message"]
+
+
 def test_a_megabyte_of_query_string_is_400_or_ignored(anonymous: Client) -> None:
     response = anonymous.get(f"{ITEMS}?{'&'.join(f'a{n}=1' for n in range(100_000))}")
 
