@@ -3,12 +3,14 @@
 FAISS's own selectors make its binary scan slower than no filter and its binary inverted file refuses them, so
 filters act here. Which plan answers depends on the share of rows that pass:
 
-* up to GATHER_SHARE the codes that pass are copied into one block, kept for the next query with the same
+* up to `gather_share` the codes that pass are copied into one block, kept for the next query with the same
   filter, and that block alone is scanned;
 * above it everything is scanned for more than asked and what does not pass is dropped, growing until k are
   left.
 
-Both are exact. The crossover was measured by `benchmarks/filters.py` (docs/results/bench_filters.json).
+Both are exact. Measured by `benchmarks/filters.py` (docs/results/bench_filters.json) at 100,000 rows: for a
+filter seen before gathering wins at every share tried; for a new one only up to a quarter to a half, so the
+limit of three quarters favours filters that come back and spares the copy where it saves least.
 """
 
 from collections import OrderedDict
@@ -27,25 +29,27 @@ from ml.retrieval.items import ItemTable
 from ml.retrieval.rows import EntryRows
 from ml.retrieval.scan import NOTHING, Nearest, nearest, nearest_accepted
 
-GATHER_SHARE = 0.75
-IVF_FROM_ROWS = 300_000
 # Bytes of masks and gathered codes one engine keeps for filters it has seen.
 SCOPE_CACHE_BYTES = 64 * 2**20
+_NO_LIMIT = 2**40
 
 
 @dataclass(frozen=True, slots=True)
 class FaissSettings:
-    """ivf_from_rows: base rows from which unfiltered queries use an inverted file; None = never (always
-    exact). lists: its inverted lists. probes: how many of them a query reads. train_rows: rows its centroids
-    are fitted on. max_ivf_k: larger answers are scanned exactly, so a growing pool always reaches the last
-    entry.
+    """How the engine chooses its plan.
+
+    ivf_from_rows: base rows from which unfiltered queries use an inverted file; None = never (always exact).
+    lists: its inverted lists. probes: how many of them a query reads. train_rows: rows its centroids are
+    fitted on. max_ivf_k: larger answers are scanned exactly, so a growing pool always reaches the last entry.
+    gather_share: a filter that keeps at most this share of the rows is answered by the gather plan.
     """
 
-    ivf_from_rows: int | None = IVF_FROM_ROWS
+    ivf_from_rows: int | None = 300_000
     lists: int = 1024
     probes: int = 32
     train_rows: int = 65_536
     max_ivf_k: int = 4096
+    gather_share: float = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +189,10 @@ class FaissIndex:
             if known is not None:
                 self._scopes.move_to_end(scope)
                 return known
-        passing = self._items.passing(scope)
+        passing, share = self._items.passing(scope), self._settings.gather_share
         scoped = (
-            _scope(self._rows.base, self._base_slots, passing, self._rows.dead),
-            _scope(self._rows.delta, self._delta_slots, passing, None),
+            _scope(self._rows.base, self._base_slots, passing, self._rows.dead, gather_share=share),
+            _scope(self._rows.delta, self._delta_slots, passing, None, gather_share=share),
         )
         with self._scopes_lock:
             self._scopes[scope] = scoped
@@ -211,6 +215,10 @@ def _inverted_file(codes: NDArray[np.uint8], settings: FaissSettings) -> "faiss.
     ivf.train(np.ascontiguousarray(codes[::step]))
     ivf.add(codes)
     ivf.nprobe = min(settings.probes, ivf.nlist)
+    # The counting scanner takes half the time, but reads FAISS's "no limit" of 0 as "no codes" and then
+    # finds nothing (facebookresearch/faiss issue 5555), so the limit is spelled out.
+    ivf.use_heap = False
+    ivf.max_codes = _NO_LIMIT
     return ivf
 
 
@@ -219,12 +227,14 @@ def _scope(
     slots: NDArray[np.int32],
     passing: NDArray[np.bool_],
     dead: NDArray[np.bool_] | None,
+    *,
+    gather_share: float,
 ) -> _Scope:
     mask = passing[slots]
     if dead is not None:
         mask &= ~dead
     count = int(np.count_nonzero(mask))
-    if count > GATHER_SHARE * len(mask):
+    if count > gather_share * len(mask):
         return _Scope(mask, count, None, None)
     rows = np.flatnonzero(mask)
     return _Scope(mask, count, rows, entries.codes.take(rows, axis=0))

@@ -4,7 +4,7 @@ counterpart.
 
 from dataclasses import dataclass
 from math import exp
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from ml.retrieval.columns import Ids
 Strength = Literal["strong", "fair", "weak"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """One answer. score: calibrated probability of relevance in (0, 1). hamming: bits that differ. cosine: in
     [-1, 1].
 
@@ -137,10 +136,6 @@ def _sigmoid(logit: float) -> float:
 
 def _first_of_each(item_ids: Ids) -> NDArray[np.intp]:
     """Ascending positions of the first occurrence of each item."""
-    seen: set[int] = set()
-    first = []
-    for position, item_id in enumerate(item_ids.tolist()):
-        if item_id not in seen:
-            seen.add(item_id)
-            first.append(position)
-    return np.array(first, np.intp)
+    backwards = range(len(item_ids) - 1, -1, -1)
+    first = dict(zip(item_ids[::-1].tolist(), backwards))  # the last to be written is the first of its item
+    return np.sort(np.fromiter(first.values(), np.intp, len(first)))

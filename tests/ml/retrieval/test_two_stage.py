@@ -47,7 +47,7 @@ def test_pools_that_hold_everything_answer_as_the_exact_scan_does(
         assert [hit.entry_id for hit in hits] == [hit.entry_id for hit in expected]
         for mine, theirs in zip(hits, expected):
             assert mine.score == pytest.approx(theirs.score)
-            assert replace(mine, score=0.0) == replace(theirs, score=0.0)
+            assert mine._replace(score=0.0) == theirs._replace(score=0.0)
 
 
 def test_every_number_of_a_hit_can_be_worked_out_by_hand() -> None:
