@@ -2,6 +2,9 @@
 
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,3 +312,24 @@ def test_nothing_is_stored_by_a_refused_write(staff: Client) -> None:
         assert error_of(response, 400)["fields"], body
     assert Item.objects.count() == 0
     assert Job.objects.count() == 0
+
+
+COUNT_A_SEARCH = """
+import django
+django.setup()
+from searchapp.services import metrics
+metrics.search_observe(kind="image", outcome="answered", took_ms={"encode": 2.0})
+"""
+
+
+def test_figures_of_several_processes_are_summed(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", COUNT_A_SEARCH], check=True, capture_output=True)
+
+    text = key_client(user_make("prometheus")).get("/metrics").content.decode()
+
+    assert 'perennial_searches_total{kind="image",outcome="answered"} 2.0' in text
+    assert 'perennial_search_stage_seconds_count{stage="encode"} 2.0' in text
