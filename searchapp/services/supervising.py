@@ -22,7 +22,7 @@ STEADY_SECONDS = 30.0  # a part that ran so long starts again without delay
 LONGEST_PAUSE_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 # Celery warns root on every start because of pickled messages; ours are JSON.
-QUIET = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges:RuntimeWarning"}
+QUIET = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges:UserWarning"}
 
 logger = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -118,10 +118,15 @@ if CELERY_BROKER_URL == "filesystem://":
         "data_folder_out": str(BROKER_DIR / "messages"),
         "control_folder": str(BROKER_DIR / "control"),
         "store_processed": False,
+        "polling_interval": 0.25,  # seconds; the default of one would be half of a small job's time
     }
 else:
     # A job outlives this only by its own lease in the database, never by a redelivery (reliability.md m2).
-    CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 24 * 3600}
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "visibility_timeout": 24 * 3600,
+        "socket_timeout": 5,  # a frozen broker must not freeze the relay
+        "socket_connect_timeout": 5,
+    }
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
@@ -131,6 +136,7 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # nobody calls it; jobs are cancelled through their rows
 
 JOB_LEASE_SECONDS = read_int("JOB_LEASE_SECONDS", default=20, low=2, high=3600)
 JOB_MAX_ATTEMPTS = read_int("JOB_MAX_ATTEMPTS", default=3, low=1, high=100)
@@ -250,7 +256,12 @@ LOGGING: dict[str, Any] = {
     "formatters": {"json": {"()": "searchapp.log.json_formatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "root": {"handlers": ["stderr"], "level": read_choice("LOG_LEVEL", default="INFO", allowed=("DEBUG", "INFO", "WARNING", "ERROR"))},
-    "loggers": {"django.request": {"level": "ERROR"}, "axes": {"level": "WARNING"}, "faiss.loader": {"level": "WARNING"}},
+    "loggers": {
+        "django.request": {"level": "ERROR"},
+        "axes": {"level": "WARNING"},
+        "faiss.loader": {"level": "WARNING"},
+        "kombu.connection": {"level": "ERROR"},  # it warns that filesystem:// names no host
+    },
 }
 
 
