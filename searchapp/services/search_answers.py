@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import QuerySet
 
 from ml.retrieval.scoring import Hit, Strength
-from searchapp.models import GalleryEntry, Item, ItemImage
+from searchapp.models import Category, GalleryEntry, Item, ItemImage, stored_path, thumbnail_path
 from searchapp.services.serving import Arm
 from searchapp.services.text_search import TextMatch
 
@@ -39,8 +39,29 @@ class Result:
     producer: str | None
     provenance: str | None
     why: Mapping[str, Any]
-    row: Item = field(repr=False, compare=False)
-    photo: ItemImage | None = field(repr=False, compare=False)
+    facts: "Facts" = field(repr=False, compare=False)
+
+    @property
+    def row(self) -> Item:
+        """The item as a page shows it, without description; for reading, never for saving."""
+        facts = self.facts
+        category = Category(pk=facts.category_id, slug=facts.slug, path=facts.path, vertical=facts.vertical)
+        return Item(
+            pk=facts.item_id, sku=facts.sku, title=facts.title, category=category, price=facts.price,
+            currency=facts.currency, url=facts.url, address=facts.address, latitude=facts.latitude,
+            longitude=facts.longitude,
+        )  # fmt: skip
+
+    @property
+    def photo(self) -> ItemImage | None:
+        """The photo that was found (with words alone, the item's first); for reading."""
+        facts = self.facts
+        if facts.image_id is None:
+            return None
+        return ItemImage(
+            pk=facts.image_id, item_id=facts.item_id, image_sha256=facts.image_sha256, extension=facts.extension,
+            width=facts.width, height=facts.height, colour=facts.colour, alt=facts.alt,
+        )  # fmt: skip
 
     def as_dict(self, *, role_is_anonymous: bool) -> dict[str, Any]:
         return {
@@ -103,16 +124,14 @@ def visual_results(
     Why.tags: the words that matched (`words_of`, item id -> words), else the tags shared with the item that was
     asked about (`tags_of`), else those shared with the best match, when that is a strong one.
     """
-    rows = {row.pk: row for row in _entries([hit.entry_id for hit in hits])}
+    rows = _facts_of_entries([hit.entry_id for hit in hits])
     present = [hit for hit in hits if hit.entry_id in rows]
     asked = [] if tags_of is None else [tags_of.pk]
     tags = _tags_of_items([*(hit.item_id for hit in present), *asked])
-    reference = (
-        tags_of.pk if tags_of else (present[0].item_id if present and present[0].strength == "strong" else 0)
-    )
+    best = present[0].item_id if present and present[0].strength == "strong" else 0
+    reference = tags_of.pk if tags_of else best
     results = []
     for hit in present:
-        entry = rows[hit.entry_id]
         bits = arm.version.code_bits - hit.hamming
         words = words_of[hit.item_id] if words_of is not None else None
         sentence = STAGE_VISUAL if words is None else STAGE_REFINED
@@ -123,64 +142,95 @@ def visual_results(
             "tags": list(words) if words is not None else _shared(tags, hit.item_id, reference),
             "producer": hit.producer,
         }
-        results.append(
-            _result(
-                entry.image.item,
-                entry.image,
-                hit.score,
-                hit.strength,
-                why,
-                (hit.hamming, hit.producer, entry.provenance),
-            )
-        )
+        results.append(_result(rows[hit.entry_id], hit.score, hit.strength, why, hit))
     return tuple(results)
-
-
-def _entries(entry_ids: Sequence[int]) -> QuerySet[GalleryEntry]:
-    """Entries with photo, item and category in one query, without what only the view needs."""
-    found = GalleryEntry.objects.filter(pk__in=entry_ids).select_related("image__item__category")
-    return found.defer("code", "embedding", "image__item__search_text")
 
 
 def text_results(matches: Sequence[TextMatch]) -> tuple[Result, ...]:
     """Text matches joined with their rows and first photos, in two queries however many there are."""
-    items = Item.objects.filter(pk__in=[match.item_id for match in matches]).select_related("category")
-    rows = {item.pk: item for item in items.prefetch_related("images")}
-    results = []
-    for match in matches:
-        item = rows.get(match.item_id)
-        if item is None:
-            continue
-        photo = next(iter(item.images.all()), None)
-        why = {"stage": STAGE_TEXT.format(matched=", ".join(match.words)), "tags": list(match.words)}
-        results.append(_result(item, photo, match.score, match.strength, why, (None, None, None)))
-    return tuple(results)
+    rows = _facts_of_items([match.item_id for match in matches])
+    return tuple(
+        _result(rows[match.item_id], match.score, match.strength, _why_words(match))
+        for match in matches
+        if match.item_id in rows
+    )
+
+
+def _why_words(match: TextMatch) -> dict[str, Any]:
+    return {"stage": STAGE_TEXT.format(matched=", ".join(match.words)), "tags": list(match.words)}
 
 
 def _result(
-    item: Item,
-    photo: ItemImage | None,
-    score: float,
-    strength: Strength,
-    why: Mapping[str, Any],
-    entry: tuple[int | None, str | None, str | None],
+    facts: "Facts", score: float, strength: Strength, why: Mapping[str, Any], hit: Hit | None = None
 ) -> Result:
+    has_photo = facts.image_id is not None
     return Result(
-        item_id=item.pk,
-        sku=item.sku,
-        title=item.title,
-        category=item.category.path,
-        image=f"{settings.MEDIA_URL}{photo.path}" if photo else None,
-        thumbnail=f"{settings.MEDIA_URL}{photo.thumbnail}" if photo else None,
+        item_id=facts.item_id,
+        sku=facts.sku,
+        title=facts.title,
+        category=facts.path,
+        image=settings.MEDIA_URL + stored_path(facts.image_sha256, facts.extension) if has_photo else None,
+        thumbnail=settings.MEDIA_URL + thumbnail_path(facts.image_sha256) if has_photo else None,
         score=score,
         strength=strength,
-        hamming=entry[0],
-        producer=entry[1],
-        provenance=None if entry[2] is None else str(entry[2]),
+        hamming=hit.hamming if hit else None,
+        producer=hit.producer if hit else None,
+        provenance=facts.provenance if hit else None,
         why=why,
-        row=item,
-        photo=photo,
+        facts=facts,
     )
+
+
+class Facts(NamedTuple):
+    """What an answer tells of an item and one of its photos, as read from the rows."""
+
+    item_id: int
+    sku: str
+    title: str
+    price: Decimal | None
+    currency: str
+    url: str
+    address: str
+    latitude: float | None
+    longitude: float | None
+    category_id: int
+    path: str
+    slug: str
+    vertical: str
+    image_id: int | None = None
+    image_sha256: str = ""
+    extension: str = ""
+    width: int = 0
+    height: int = 0
+    colour: str = ""
+    alt: str = ""
+    provenance: str | None = None
+
+
+_ITEM = ("pk", "sku", "title", "price", "currency", "url", "address", "latitude", "longitude", "category_id")
+_CATEGORY = ("category__path", "category__slug", "category__vertical")
+_PHOTO = ("pk", "image_sha256", "extension", "width", "height", "colour", "alt")
+_OF_ENTRY = (
+    *(f"image__item__{name}" for name in (*_ITEM, *_CATEGORY)),
+    *(f"image__{name}" for name in _PHOTO),
+    "provenance",
+)
+
+
+def _facts_of_entries(entry_ids: Sequence[int]) -> dict[int, Facts]:
+    """Entry id -> facts, in one query. Plain values: building model objects would take twice as long."""
+    rows = GalleryEntry.objects.filter(pk__in=entry_ids).values_list("pk", *_OF_ENTRY)
+    return {row[0]: Facts(*row[1:]) for row in rows}
+
+
+def _facts_of_items(item_ids: Sequence[int]) -> dict[int, Facts]:
+    """Item id -> facts with the item's first photo, in two queries."""
+    photos: dict[int, tuple[Any, ...]] = {}
+    images = ItemImage.objects.filter(item__in=item_ids).order_by("item_id", "position", "pk")
+    for item_id, *photo in images.values_list("item_id", *_PHOTO):
+        photos.setdefault(item_id, tuple(photo))
+    items = Item.objects.filter(pk__in=item_ids).order_by().values_list(*_ITEM, *_CATEGORY)
+    return {row[0]: Facts(*row, *photos.get(row[0], ())) for row in items}
 
 
 def _tags_of_items(item_ids: Iterable[int]) -> dict[int, list[str]]:
