@@ -44,7 +44,9 @@ class Category(models.Model):
         ordering = ["path"]
         verbose_name_plural = "categories"
         constraints = [
-            models.CheckConstraint(condition=~Q(name__contains=">") & ~Q(name=""), name="category_name_is_one_step"),
+            models.CheckConstraint(
+                condition=~Q(name__contains=">") & ~Q(name=""), name="category_name_is_one_step"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -107,7 +109,9 @@ class Item(models.Model):
         ordering = ["-created_at", "sku"]
         constraints = [
             models.CheckConstraint(condition=~Q(sku=""), name="item_has_a_sku"),
-            models.CheckConstraint(condition=Q(price__isnull=True) | Q(price__gte=0), name="item_price_not_negative"),
+            models.CheckConstraint(
+                condition=Q(price__isnull=True) | Q(price__gte=0), name="item_price_not_negative"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -149,7 +153,9 @@ class ItemImage(models.Model):
     width = models.PositiveIntegerField(editable=False)
     height = models.PositiveIntegerField(editable=False)
     size_bytes = models.PositiveIntegerField(editable=False)
-    colour = models.CharField(max_length=7, editable=False, help_text="mean colour, shown while the photo loads")
+    colour = models.CharField(
+        max_length=7, editable=False, help_text="mean colour, shown while the photo loads"
+    )
     position = models.PositiveIntegerField(default=0)
     alt = models.CharField("description for people who cannot see it", max_length=300, blank=True)
     failure = models.CharField(max_length=500, blank=True, editable=False)

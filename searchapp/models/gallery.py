@@ -31,7 +31,9 @@ class GalleryEntry(models.Model):
 
     class Meta:
         verbose_name_plural = "gallery entries"
-        constraints = [models.UniqueConstraint(fields=["image", "producer"], name="one_entry_per_image_and_producer")]
+        constraints = [
+            models.UniqueConstraint(fields=["image", "producer"], name="one_entry_per_image_and_producer")
+        ]
 
     def __str__(self) -> str:
         return f"entry {self.pk}: photo {self.image_id} by version {self.producer_id}"
@@ -81,7 +83,9 @@ class GalleryView(models.Model):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["version", "corrector_digest"], name="one_view_per_version_and_corrector")
+            models.UniqueConstraint(
+                fields=["version", "corrector_digest"], name="one_view_per_version_and_corrector"
+            )
         ]
 
     def __str__(self) -> str:

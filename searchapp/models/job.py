@@ -57,7 +57,9 @@ class Job(models.Model):
         indexes = [models.Index(fields=["state", "lease_until"], name="job_state_lease")]
         constraints = [
             models.UniqueConstraint(
-                fields=["idempotency_key"], condition=~Q(idempotency_key=""), name="one_job_per_idempotency_key"
+                fields=["idempotency_key"],
+                condition=~Q(idempotency_key=""),
+                name="one_job_per_idempotency_key",
             ),
             models.UniqueConstraint(
                 fields=["queue"],

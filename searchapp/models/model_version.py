@@ -21,7 +21,9 @@ class ModelVersion(models.Model):
     dimension = models.PositiveSmallIntegerField()
     size_bytes = models.PositiveBigIntegerField()
     manifest = models.JSONField(default=dict)
-    label_registry = models.JSONField(default=list, help_text="category slugs in the order learned, append-only")
+    label_registry = models.JSONField(
+        default=list, help_text="category slugs in the order learned, append-only"
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -29,7 +31,9 @@ class ModelVersion(models.Model):
         ordering = ["major", "minor"]
         constraints = [
             models.UniqueConstraint(fields=["major", "minor"], name="version_numbers_are_used_once"),
-            models.CheckConstraint(condition=Q(code_bits__in=[64, 128, 256]), name="code_bits_is_64_128_or_256"),
+            models.CheckConstraint(
+                condition=Q(code_bits__in=[64, 128, 256]), name="code_bits_is_64_128_or_256"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -90,13 +94,17 @@ class EvaluationQuery(models.Model):
         ITEM = "item", "Same item"
         CATEGORY = "category", "Same leaf category"
 
-    source = models.CharField(max_length=200, unique=True, help_text="<pack>:<path>, so an import can be repeated")
+    source = models.CharField(
+        max_length=200, unique=True, help_text="<pack>:<path>, so an import can be repeated"
+    )
     split = models.CharField(max_length=20)
     image_sha256 = models.CharField(max_length=64)
     upload_sha256 = models.CharField(max_length=64)
     extension = models.CharField(max_length=4)
     relevance = models.CharField(max_length=8, choices=Relevance)
-    item = models.ForeignKey("searchapp.Item", models.CASCADE, null=True, blank=True, related_name="evaluation_queries")
+    item = models.ForeignKey(
+        "searchapp.Item", models.CASCADE, null=True, blank=True, related_name="evaluation_queries"
+    )
     category = models.ForeignKey("searchapp.Category", models.CASCADE, related_name="evaluation_queries")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -35,12 +35,16 @@ class Feedback(models.Model):
     sku = models.CharField(max_length=120)
     verdict = models.CharField(max_length=5, choices=Verdict)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
-    image_sha256 = models.CharField(max_length=64, blank=True, help_text="kept only with the shopper's consent")
+    image_sha256 = models.CharField(
+        max_length=64, blank=True, help_text="kept only with the shopper's consent"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         verbose_name_plural = "feedback"
-        constraints = [models.UniqueConstraint(fields=["query_id", "sku"], name="one_verdict_per_query_and_item")]
+        constraints = [
+            models.UniqueConstraint(fields=["query_id", "sku"], name="one_verdict_per_query_and_item")
+        ]
 
     def __str__(self) -> str:
         return f"{self.sku}: {self.verdict}"

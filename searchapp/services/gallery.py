@@ -66,7 +66,11 @@ class NewEntry:
 
 
 def entries_add(
-    changes: Changes, *, version: ModelVersion, entries: Sequence[NewEntry], provenance: Provenance = Provenance.ENCODED
+    changes: Changes,
+    *,
+    version: ModelVersion,
+    entries: Sequence[NewEntry],
+    provenance: Provenance = Provenance.ENCODED,
 ) -> int:
     """Append entries inside the caller's `gallery_transaction`; returns how many were new.
 

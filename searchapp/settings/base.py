@@ -81,9 +81,11 @@ TEMPLATES = [
     }
 ]
 
-# --- database -------------------------------------------------------------------------------------------------
+# --- database -----------------------------------------------------------------------------------------------
 DATABASES: dict[str, dict[str, Any]] = {
-    "default": env.db_url_config(read_str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'perennial.sqlite3'}"))
+    "default": env.db_url_config(
+        read_str("DATABASE_URL", default=f"sqlite:///{DATA_DIR / 'perennial.sqlite3'}")
+    )
 }
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # BEGIN IMMEDIATE: with deferred transactions 494 of 600 concurrent read-then-write runs ended "locked".
@@ -109,7 +111,7 @@ if CACHES["default"]["BACKEND"].endswith("FileBasedCache"):
 elif CACHES["default"]["BACKEND"].endswith("RedisCache"):
     CACHES["default"]["OPTIONS"] = {"socket_timeout": 1, "socket_connect_timeout": 1}
 
-# --- background work ------------------------------------------------------------------------------------------
+# --- background work ----------------------------------------------------------------------------------------
 BROKER_DIR = DATA_DIR / "broker"
 CELERY_BROKER_URL = read_str("CELERY_BROKER_URL", default="filesystem://")
 if CELERY_BROKER_URL == "filesystem://":
@@ -142,7 +144,7 @@ JOB_LEASE_SECONDS = read_int("JOB_LEASE_SECONDS", default=20, low=2, high=3600)
 JOB_MAX_ATTEMPTS = read_int("JOB_MAX_ATTEMPTS", default=3, low=1, high=100)
 SWEEP_SECONDS = read_int("SWEEP_SECONDS", default=5, low=1, high=60)
 
-# --- files ----------------------------------------------------------------------------------------------------
+# --- files --------------------------------------------------------------------------------------------------
 MEDIA_URL = "/media/"
 MEDIA_ROOT = DATA_DIR / "media"
 MODEL_DIR = DATA_DIR / "models"
@@ -156,7 +158,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
 
-# --- intake and search limits ---------------------------------------------------------------------------------
+# --- intake and search limits -------------------------------------------------------------------------------
 IMAGE_MAX_BYTES = 20 * 1024 * 1024
 IMAGE_MAX_PIXELS = 25_000_000
 IMAGE_STORED_SIDE = 1600
@@ -174,11 +176,12 @@ MILVUS_URI = read_str("MILVUS_URI")
 GALLERY_FOLLOW_SECONDS = 0.5
 
 ANON_SEARCH_RATE = read_rate("ANON_SEARCH_RATE")
-ANON_ITEM_BUDGET = read_int("ANON_ITEM_BUDGET", default=0, low=0, high=10**9)  # distinct items an address may see a day; 0 = no limit
+# Distinct items an address may see in a day; 0: no limit.
+ANON_ITEM_BUDGET = read_int("ANON_ITEM_BUDGET", default=0, low=0, high=10**9)
 TRUSTED_PROXIES = read_int("TRUSTED_PROXIES", default=0, low=0, high=5)
 QUERY_IMAGE_RETENTION_DAYS = 30
 
-# --- access ---------------------------------------------------------------------------------------------------
+# --- access -------------------------------------------------------------------------------------------------
 AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
     "django.contrib.auth.backends.ModelBackend",
@@ -202,7 +205,7 @@ AXES_LOCKOUT_PARAMETERS = ["username"]
 AXES_IPWARE_PROXY_COUNT = TRUSTED_PROXIES
 AXES_VERBOSE = False
 AXES_LOCKOUT_TEMPLATE = "lockout.html"
-# By user name alone, on purpose: rotating addresses or forwarding headers must not buy more guesses at a password.
+# By user name alone, on purpose: rotating addresses or forwarding headers buys no more guesses.
 SILENCED_SYSTEM_CHECKS = ["axes.W006"]
 
 CONTENT_SECURITY_POLICY = {
@@ -255,7 +258,10 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "searchapp.log.json_formatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "root": {"handlers": ["stderr"], "level": read_choice("LOG_LEVEL", default="INFO", allowed=("DEBUG", "INFO", "WARNING", "ERROR"))},
+    "root": {
+        "handlers": ["stderr"],
+        "level": read_choice("LOG_LEVEL", default="INFO", allowed=("DEBUG", "INFO", "WARNING", "ERROR")),
+    },
     "loggers": {
         "django.request": {"level": "ERROR"},
         "axes": {"level": "WARNING"},

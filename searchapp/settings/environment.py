@@ -34,7 +34,9 @@ def read_int(name: str, *, default: int, low: int, high: int) -> int:
     try:
         value = int(raw)
     except ValueError:
-        raise ImproperlyConfigured(f"{name} is {raw!r}, allowed: a whole number from {low} to {high}") from None
+        raise ImproperlyConfigured(
+            f"{name} is {raw!r}, allowed: a whole number from {low} to {high}"
+        ) from None
     if not low <= value <= high:
         raise ImproperlyConfigured(f"{name} is {value}, allowed: {low} to {high}")
     return value
@@ -47,7 +49,9 @@ def read_rate(name: str) -> str | None:
         return None
     count, _, period = value.partition("/")
     if not count.isdigit() or period not in {"sec", "min", "hour", "day"}:
-        raise ImproperlyConfigured(f"{name} is {value!r}, allowed: empty or e.g. 60/min (sec, min, hour, day)")
+        raise ImproperlyConfigured(
+            f"{name} is {value!r}, allowed: empty or e.g. 60/min (sec, min, hour, day)"
+        )
     return value
 
 
