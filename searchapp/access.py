@@ -73,7 +73,7 @@ HEALTH: Table = {
     "metrics": {"GET": Role.API_KEY},
 }
 
-# --- ADMIN: one family, guarded by django.contrib.admin; anonymous callers get its login page, nothing else
+# --- ADMIN: one family, guarded by django.contrib.admin; others are sent to the login page
 ADMIN_NAMESPACE = "admin"
 
 ACCESS: Table = {**API, **PAGES, **HEALTH}
