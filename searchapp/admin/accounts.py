@@ -53,7 +53,7 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is None and bool(super().has_change_permission(request, obj))
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     @column(description="Valid", boolean=True)
@@ -67,7 +67,7 @@ class ApiKeyAdmin(ModelAdmin):  # type: ignore[misc]
             audit.event_record(action="key.revoke", actor=request.user, subject=str(key))  # type: ignore[arg-type]
         messages.success(request, "Revoked: the next request with one of them is refused.")
 
-    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:  # noqa: ARG002, FBT001
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:  # noqa: FBT001
         row, text = api_keys.key_create(user=obj.user, name=obj.name)
         obj.__dict__.update(row.__dict__)  # the admin goes on with its own instance
         audit.event_record(action="key.create", actor=request.user, subject=str(row))  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class CategoryAdmin(ModelAdmin):  # type: ignore[misc]
     def item_count(self, category: Any) -> int:
         return int(category.items_inside)
 
-    def save_model(self, request: HttpRequest, obj: Category, form: Any, change: bool) -> None:  # noqa: ARG002, FBT001
+    def save_model(self, request: HttpRequest, obj: Category, form: Any, change: bool) -> None:  # noqa: FBT001
         saved = category_write(Category.objects.get(pk=obj.pk) if change else Category(), form.cleaned_data)
         obj.__dict__.update(saved.__dict__)  # the admin goes on with its own instance
 

@@ -26,10 +26,10 @@ class StateFilter(admin.SimpleListFilter):
     title = "badge"
     parameter_name = "state"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:  # noqa: ARG002
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(str(value), str(label)) for value, label in SearchState.choices]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> QuerySet[Item]:  # noqa: ARG002
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Item]) -> QuerySet[Item]:
         by_state: Any = queryset
         return by_state.filter(state=self.value()) if self.value() else queryset
 
@@ -49,7 +49,7 @@ class ImageInline(TabularInline):  # type: ignore[misc]
     hide_title = True
     verbose_name_plural = "Photos"
 
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # photos come in by "Add photos", several at once
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ItemImage]:
@@ -97,7 +97,7 @@ class ItemAdmin(ModelAdmin, ImportExportModelAdmin):  # type: ignore[misc]
         ("Place", {"fields": ("address", ("latitude", "longitude")), "classes": ("tab",)}),
     )
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:  # noqa: ARG002
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return ("sku",) if obj else ()
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Item]:
@@ -140,7 +140,7 @@ class ItemAdmin(ModelAdmin, ImportExportModelAdmin):  # type: ignore[misc]
         for photo in form.cleaned_data["photos"]:
             catalogue.image_add(item=saved, data=photo.read(), filename=photo.name, user=request.user)  # type: ignore[arg-type]
 
-    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:  # noqa: ARG002, FBT001
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:  # noqa: FBT001
         formset.save(commit=False)
         for image in formset.deleted_objects:
             catalogue.image_delete(image=image, user=request.user)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ const STORE = "shortcuts";
 const help = document.getElementById("help");
 const isOn = document.getElementById("keys-on");
 const cards = () => [...document.querySelectorAll("[data-card]")];
-const isTyping = (target) => target.matches("input, textarea, select, [contenteditable]");
+const isTyping = (target) => target.matches("input:not([type=checkbox]), textarea, select, [contenteditable]");
 
 try {
   isOn.checked = localStorage.getItem(STORE) !== "off";

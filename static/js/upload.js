@@ -141,4 +141,4 @@ document.addEventListener("drop", (event) => {
   dragging(-depth);
   if (event.dataTransfer.files[0]) accept(event.dataTransfer.files[0]);
 });
-restore();
+document.addEventListener("DOMContentLoaded", restore); // htmx has taken up the form by then
