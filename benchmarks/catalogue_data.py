@@ -1,4 +1,4 @@
-"""The sample catalogue and its held-out queries as arrays, read and stored the way the product does, without a database.
+"""The sample catalogue and its held-out queries as arrays, read and stored as the product does, without a database.
 
 Needs Django's settings (the import sources and intake read limits from them), hence the set-up at the top.
 """
@@ -110,7 +110,12 @@ def distractors(input_size: int, *, every: int = 1) -> Photos:
     """Clothing photos without a class: some may show what the catalogue has, so they are reported, not judged."""
     pack = open_pack(data_folder() / "clothing")
     rows = [
-        _Row(intake.query_image(pack.read(record), input_size=input_size).pixels, "clothing extra", record.path, "")
+        _Row(
+            intake.query_image(pack.read(record), input_size=input_size).pixels,
+            "clothing extra",
+            record.path,
+            "",
+        )
         for record in list(pack.records("extra"))[::every]
     ]
     return _together(rows)

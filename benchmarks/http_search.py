@@ -8,7 +8,6 @@ import ml.threads  # noqa: F401  isort: skip
 
 import os
 import secrets
-import sys
 import tempfile
 from pathlib import Path
 
@@ -67,12 +66,12 @@ K = 24
 BATCH = 5000
 BARS = {"320 px": 1.25, "1 megapixel": 1.15}
 ABOUT = (
-    "One keep-alive client uploads a photo to `POST /api/v1/search`, k = 24, on loopback: granian with one process, all "
-    "production middleware, query log on, throttles off, SQLite. Gallery: 100,000 entries of 10,000 items in real rows "
-    "with categories and tags; their codes and embeddings are made up (1000 clusters), so this says nothing of quality. "
-    "`sum of stages`: intake, encode, shortlist and re-rank, rows, JSON, each measured alone in the client's process, in "
-    "turn with the requests, medians. `no search`: the same upload refused after multipart parsing (two questions at "
-    "once), the cost of HTTP, middleware and parsing. `in process`: the whole request through Django's own client, "
+    "One keep-alive client uploads a photo to `POST /api/v1/search`, k = 24, on loopback: granian with one process, "
+    "all production middleware, query log on, throttles off, SQLite. Gallery: 100,000 entries of 10,000 items in real "
+    "rows with categories and tags; codes and embeddings are made up (1000 clusters), so this says nothing of quality. "
+    "`sum of stages`: intake, encode, shortlist and re-rank, rows, JSON, each measured alone in the client's process, "
+    "in turn with the requests, medians. `no search`: the same upload refused after multipart parsing (two questions "
+    "at once), the cost of HTTP, middleware and parsing. `in process`: the whole request through Django's own client, "
     "without a socket."
 )
 
@@ -94,7 +93,11 @@ def populate(entries: int) -> None:
         )
         through = Item.tags.through
         through.objects.bulk_create(
-            [through(item_id=item.pk, tag_id=tags[(item.pk + step) % 40].pk) for item in items for step in (0, 7)],
+            [
+                through(item_id=item.pk, tag_id=tags[(item.pk + step) % 40].pk)
+                for item in items
+                for step in (0, 7)
+            ],
             batch_size=BATCH,
         )
         for start in range(0, entries, BATCH):
@@ -177,9 +180,15 @@ class Web:
 
 def multipart(photo: bytes, **fields: str) -> tuple[bytes, str]:
     edge = "----perennial-benchmark"
-    parts = [f'--{edge}\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields.items()]
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    return b"".join([*parts, head.encode(), photo, f"\r\n--{edge}--\r\n".encode()]), f"multipart/form-data; boundary={edge}"
+    parts = [
+        f'--{edge}\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode()
+        for n, v in fields.items()
+    ]
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
+    head += "Content-Type: image/jpeg\r\n\r\n"
+    return b"".join(
+        [*parts, head.encode(), photo, f"\r\n--{edge}--\r\n".encode()]
+    ), f"multipart/form-data; boundary={edge}"
 
 
 def stages(photo: bytes) -> dict[str, Callable[[], Any]]:
@@ -194,7 +203,9 @@ def stages(photo: bytes) -> dict[str, Callable[[], Any]]:
     return {
         "intake": lambda: intake.query_image(photo, input_size=size),
         "encode": lambda: arm.encoder.encode(pixels),
-        "shortlist and re-rank": lambda: two_stage.search(arm.view, vectors, k=K, calibrations=arm.calibrations),
+        "shortlist and re-rank": lambda: two_stage.search(
+            arm.view, vectors, k=K, calibrations=arm.calibrations
+        ),
         "rows": lambda: visual_results(hits, arm),
         "JSON": lambda: json.dumps(answer.as_dict(role_is_anonymous=True)),
     }
@@ -285,4 +296,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

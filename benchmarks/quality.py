@@ -28,6 +28,7 @@ from ml.models.encoder import ImageEncoder
 from ml.protocol import Encoded, hamming_to_similarity
 from ml.retrieval import two_stage
 from ml.retrieval.columns import EntryColumns, ItemColumns
+from ml.retrieval.scoring import Strength
 from ml.retrieval.two_stage import QueryVectors
 from ml.retrieval.view import GalleryView
 
@@ -55,7 +56,9 @@ def encoded(bundle: Bundle, photos: Photos) -> Encoded:
     return bundle.encoder().encode(photos.pixels)
 
 
-def fused_scores(bundle: Bundle, entries: Encoded, queries: Encoded, *, code: float = 1, cosine: float = 1) -> Chunks:
+def fused_scores(
+    bundle: Bundle, entries: Encoded, queries: Encoded, *, code: float = 1, cosine: float = 1
+) -> Chunks:
     """Log-odds of every (query, entry) pair; `code` and `cosine` switch a part off."""
     calibration = bundle.calibration
     gallery = np.unpackbits(entries.packed_codes, axis=1).astype(np.float32)
@@ -67,7 +70,10 @@ def fused_scores(bundle: Bundle, entries: Encoded, queries: Encoded, *, code: fl
         similarity = hamming_to_similarity(np.rint(hamming).astype(np.int32), gallery.shape[1])
         halves = entries.embeddings.astype(np.float16).astype(np.float32)
         cosines = queries.embeddings[part] @ halves.T
-        yield part, code * calibration.code_weight * similarity + cosine * calibration.embedding_weight * cosines
+        yield (
+            part,
+            code * calibration.code_weight * similarity + cosine * calibration.embedding_weight * cosines,
+        )
 
 
 def histogram(photos: Photos) -> Scores:
@@ -143,12 +149,17 @@ class ItemRanking:
 
     def relevant(self, row: int) -> NDArray[np.int64]:
         by_item = self.queries.packs[row] in ITEM_PACKS
-        same = self.names == self.queries.items[row] if by_item else self.categories == self.queries.categories[row]
-        return same.astype(np.int64)
+        same = (
+            self.names == self.queries.items[row]
+            if by_item
+            else self.categories == self.queries.categories[row]
+        )
+        relevant: NDArray[np.int64] = same.astype(np.int64)
+        return relevant
 
 
-def view_of(bundle: Bundle, entries: Photos, made: Encoded) -> tuple[GalleryView, NDArray[np.str_]]:
-    """The catalogue as the product's own view; item ids are positions in the second value."""
+def view_of(entries: Photos, made: Encoded) -> GalleryView:
+    """The catalogue as the product's own view; an item's id is its place among the sorted SKUs."""
     names, item_ids = np.unique(entries.items, return_inverse=True)
     ids = np.arange(len(entries), dtype=np.int64)
     columns = EntryColumns(
@@ -156,20 +167,25 @@ def view_of(bundle: Bundle, entries: Photos, made: Encoded) -> tuple[GalleryView
         made.embeddings.astype(np.float16), ("1.0",),
     )  # fmt: skip
     nothing = [0] * len(names)
-    return GalleryView.build(columns, ItemColumns.of(range(len(names)), nothing, nothing, [None] * len(names))), names
+    items = ItemColumns.of(range(len(names)), nothing, nothing, [None] * len(names))
+    return GalleryView.build(columns, items)
 
 
-def served_first(bundle: Bundle, view: GalleryView, asked: Encoded) -> list[tuple[int, str]]:
+def served_first(bundle: Bundle, view: GalleryView, asked: Encoded) -> list[tuple[int, Strength]]:
     """(item id, strength) of the first answer to each query."""
     found = []
     for code, embedding in zip(asked.packed_codes, asked.embeddings):
-        outcome = two_stage.search(view, QueryVectors(code, embedding), k=1, calibrations={"1.0": bundle.calibration})
+        outcome = two_stage.search(
+            view, QueryVectors(code, embedding), k=1, calibrations={"1.0": bundle.calibration}
+        )
         found.append((outcome.hits[0].item_id, outcome.hits[0].strength))
     return found
 
 
 def quality_rows(
-    queries: Photos, packs: tuple[str, ...], judged: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    queries: Photos,
+    packs: tuple[str, ...],
+    judged: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> list[dict[str, Any]]:
     rows = []
     for pack in (*packs, "all"):
@@ -177,7 +193,11 @@ def quality_rows(
         clusters = queries.items if packs == ITEM_PACKS else queries.categories
         _, cluster_ids = np.unique(clusters[chosen], return_inverse=True)
         for method, (first, precision) in judged.items():
-            row: dict[str, Any] = {"pack": pack, "method": method, "queries": int((~np.isnan(precision[chosen])).sum())}
+            row: dict[str, Any] = {
+                "pack": pack,
+                "method": method,
+                "queries": int((~np.isnan(precision[chosen])).sum()),
+            }
             for name, values in (("recall_at_1", first[chosen]), ("map", precision[chosen])):
                 interval = clustered_interval(values, cluster_ids.astype(np.int64), seed=SEED)
                 row |= {name: interval.value, f"{name}_interval": [interval.low, interval.high]}
@@ -209,7 +229,9 @@ def false_alarm_rows(bundle: Bundle, view: GalleryView, photos: Photos) -> list[
     return rows
 
 
-def strong_rows(queries: Photos, found: list[tuple[int, str]], right: NDArray[np.float64]) -> list[dict[str, Any]]:
+def strong_rows(
+    queries: Photos, found: list[tuple[int, Strength]], right: NDArray[np.float64]
+) -> list[dict[str, Any]]:
     """What the words are worth on held-out queries: how often a first answer so called is right."""
     words = np.array([strength for _, strength in found])
     rows = []
@@ -220,12 +242,17 @@ def strong_rows(queries: Photos, found: list[tuple[int, str]], right: NDArray[np
             count = int(chosen.sum())
             is_right = float(right[chosen].mean()) if count else None
             rows.append(
-                {"relevance": kind, "strength": word, "share": count / int(asked.sum()), "right_when_said": is_right}
+                {
+                    "relevance": kind,
+                    "strength": word,
+                    "share": count / int(asked.sum()),
+                    "right_when_said": is_right,
+                }
             )
     return rows
 
 
-def served_judged(ranking: ItemRanking, found: list[tuple[int, str]]) -> NDArray[np.float64]:
+def served_judged(ranking: ItemRanking, found: list[tuple[int, Strength]]) -> NDArray[np.float64]:
     right = np.full(len(found), np.nan)
     for row, (item_id, _) in enumerate(found):
         relevant = ranking.relevant(row)
@@ -237,7 +264,9 @@ def served_judged(ranking: ItemRanking, found: list[tuple[int, str]]) -> NDArray
 def measured(bundle: Bundle, *, every: int, tell: Callable[[str], None]) -> dict[str, Any]:
     size = bundle.manifest.input_size
     entries, queries = catalogue_data.sample_catalogue(size, every=every)
-    tell(f"{len(entries)} photos of {len(set(entries.items.tolist()))} items, {len(queries)} held-out queries")
+    tell(
+        f"{len(entries)} photos of {len(set(entries.items.tolist()))} items, {len(queries)} held-out queries"
+    )
     made, asked = encoded(bundle, entries), encoded(bundle, queries)
     ranking = ItemRanking(entries, queries)
     methods: dict[str, Chunks] = {
@@ -252,15 +281,22 @@ def measured(bundle: Bundle, *, every: int, tell: Callable[[str], None]) -> dict
     for name, chunks in methods.items():
         judged[name] = ranking.judged(chunks)
         tell(f"{name}: Recall@1 {np.nanmean(judged[name][0]):.3f}")
-    view, _ = view_of(bundle, entries, made)
+    view = view_of(entries, made)
     found = served_first(bundle, view, asked)
     right = served_judged(ranking, found)
-    judged["full"] = (right, judged["full"][1])  # the first answer as it is served; the whole ranking exhaustively
+    # The first answer as it is served; the whole ranking, which nobody is shown, exhaustively.
+    judged["full"] = (right, judged["full"][1])
     tell(f"served: Recall@1 {np.nanmean(right):.3f}")
     return {
         "tables": [
-            {"title": "Same item (grocery, places_indoor)", "rows": quality_rows(queries, ITEM_PACKS, judged)},
-            {"title": "Same leaf category (clothing, catalog)", "rows": quality_rows(queries, CATEGORY_PACKS, judged)},
+            {
+                "title": "Same item (grocery, places_indoor)",
+                "rows": quality_rows(queries, ITEM_PACKS, judged),
+            },
+            {
+                "title": "Same leaf category (clothing, catalog)",
+                "rows": quality_rows(queries, CATEGORY_PACKS, judged),
+            },
             {"title": "What the words are worth", "rows": strong_rows(queries, found, right)},
             {
                 "title": "False alarms on reserved classes",
@@ -294,7 +330,11 @@ def main() -> None:
         "about": ABOUT,
         "command": "python -m benchmarks.quality",
         "seed": SEED,
-        "machine": {**machine(), "bundle": bundle.digest[:12], "seconds": round(time.perf_counter() - started, 1)},
+        "machine": {
+            **machine(),
+            "bundle": bundle.digest[:12],
+            "seconds": round(time.perf_counter() - started, 1),
+        },
         **content,
     }
     print(json.dumps(result["tables"], indent=1))

@@ -69,12 +69,12 @@ def view_followed(view: GalleryView, version: ModelVersion, *, since: int, until
     )
 
 
-def engine() -> EngineFactory:
-    """The index adapter named by GALLERY_INDEX."""
+def engine_for(version: ModelVersion) -> EngineFactory:
+    """The index adapter named by GALLERY_INDEX; on a cluster, views of different versions lie apart."""
     if settings.GALLERY_INDEX == "milvus":
         from ml.retrieval.milvus_index import milvus_engine  # noqa: PLC0415  pymilvus is only needed for a cluster
 
-        return milvus_engine(settings.MILVUS_URI)
+        return milvus_engine(settings.MILVUS_URI, view=f"{version.lineage.hex}_{version.name}")
     return FaissIndex.build
 
 

@@ -65,7 +65,7 @@ class AuditReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of the contract: counts, and under `details` the first few of what was found."""
-        lists = {
+        lists: dict[str, list[Any]] = {
             "missing": self.index.missing,
             "extra": self.index.extra,
             "code_mismatch": self.index.code_mismatch,
@@ -143,16 +143,24 @@ def _chosen_rows(version: ModelVersion) -> Iterator[tuple[Any, ...]]:
             is_later = other.minor > version.minor
             return (int(is_later), abs(other.minor - version.minor), 0)
         is_newer = other.major > version.major
-        return (2 + int(is_newer), abs(other.major - version.major), other.minor if is_newer else -other.minor)
+        return (
+            2 + int(is_newer),
+            abs(other.major - version.major),
+            other.minor if is_newer else -other.minor,
+        )
 
     for _, group in groupby(rows.iterator(chunk_size=5000), key=lambda row: row[1]):
         row = min(group, key=distance)
         yield row[0], row[1], row[2], lineage[row[3]].name, bytes(row[4]), bytes(row[5])
 
 
-def _compare_entries(version: ModelVersion, snapshot: _Snapshot, delta: _Delta, findings: IndexFindings) -> None:
+def _compare_entries(
+    version: ModelVersion, snapshot: _Snapshot, delta: _Delta, findings: IndexFindings
+) -> None:
     ids = snapshot.entries["entry_ids"]
-    alive = ~np.isin(ids, list(delta.removed)) & ~np.isin(snapshot.entries["item_ids"], list(delta.items_removed))
+    alive = ~np.isin(ids, list(delta.removed)) & ~np.isin(
+        snapshot.entries["item_ids"], list(delta.items_removed)
+    )
     expected = np.zeros(len(ids), np.bool_)
     renewed = _of_entries(delta.added, "image_id")
     by_delta = 0
@@ -176,7 +184,7 @@ def _compare_entries(version: ModelVersion, snapshot: _Snapshot, delta: _Delta, 
 
 def _is_same(snapshot: _Snapshot, at: int, row: tuple[Any, ...]) -> bool:
     entries = snapshot.entries
-    return (
+    return bool(
         entries["codes"][at].tobytes() == row[4]
         and entries["embeddings"][at].tobytes() == row[5]
         and int(entries["image_ids"][at]) == row[1]
@@ -189,7 +197,9 @@ def _compare_items(snapshot: _Snapshot, delta: _Delta, findings: IndexFindings) 
     """Category, vertical, price and tags of items that did not change since the snapshot."""
     if not len(snapshot.items.get("item_ids", ())):
         return
-    columns = {name: snapshot.items[name].tolist() for name in ("item_ids", "category_ids", "verticals", "prices")}
+    columns = {
+        name: snapshot.items[name].tolist() for name in ("item_ids", "category_ids", "verticals", "prices")
+    }
     indexed = dict(zip(columns["item_ids"], zip(*list(columns.values())[1:])))
     owners = snapshot.items["item_ids"][snapshot.items["tag_rows"]].tolist()
     tags_indexed = set(zip(owners, snapshot.items["tag_ids"].tolist()))
@@ -203,7 +213,9 @@ def _compare_items(snapshot: _Snapshot, delta: _Delta, findings: IndexFindings) 
         if not same or stored is None or not np.array_equal(stored[2], as_stored, equal_nan=True):
             wrong.add(item_id)
     wrong.update(indexed)
-    findings.items = sorted(wrong - delta.items_changed - delta.items_removed - _of_entries(delta.added, "image__item_id"))
+    findings.items = sorted(
+        wrong - delta.items_changed - delta.items_removed - _of_entries(delta.added, "image__item_id")
+    )
 
 
 def _of_entries(entry_ids: set[int], name: str) -> set[int]:
@@ -218,13 +230,22 @@ def _of_entries(entry_ids: set[int], name: str) -> set[int]:
 def _delta_after(sequence: int, findings: IndexFindings) -> _Delta | None:
     """None when the changes after `sequence` are not all there: then every process builds from rows."""
     counter = GalleryCounter.objects.get(pk=1).value
-    rows = list(GalleryChange.objects.filter(sequence__gt=sequence).values_list("sequence", "kind", "subject_id"))
+    rows = list(
+        GalleryChange.objects.filter(sequence__gt=sequence).values_list("sequence", "kind", "subject_id")
+    )
     is_whole = {row[0] for row in rows} == set(range(sequence + 1, counter + 1))
     if not is_whole:
         if sequence:
-            findings.manifest_problems.append(f"the changes after {sequence} are not all there: it cannot be followed")
+            findings.manifest_problems.append(
+                f"the changes after {sequence} are not all there: it cannot be followed"
+            )
         return None
-    kinds: dict[str, set[int]] = {"entry_added": set(), "entry_removed": set(), "item_changed": set(), "item_removed": set()}
+    kinds: dict[str, set[int]] = {
+        "entry_added": set(),
+        "entry_removed": set(),
+        "item_changed": set(),
+        "item_removed": set(),
+    }
     for _, kind, subject_id in rows:
         kinds[kind].add(subject_id)
     return _Delta(kinds["entry_added"], kinds["entry_removed"], kinds["item_changed"], kinds["item_removed"])
@@ -242,7 +263,9 @@ def _newest_snapshot(version: ModelVersion, findings: IndexFindings) -> _Snapsho
     return newest or _Snapshot(0, (), {name: _nothing(name, version) for name in _COLUMNS}, {})
 
 
-def _checked_manifest(directory: Path, version: ModelVersion, findings: IndexFindings) -> dict[str, Any] | None:
+def _checked_manifest(
+    directory: Path, version: ModelVersion, findings: IndexFindings
+) -> dict[str, Any] | None:
     problems = findings.manifest_problems
     try:
         manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))

@@ -188,7 +188,7 @@ def _flusher_start() -> None:
 
 
 def _flush_for_ever() -> None:
-    """The thread: waits for queries, gives more a moment to gather, writes them, and outlives a database that is away."""
+    """The thread: waits for queries, lets more gather for a moment, writes them; outlives a database that is away."""
     pause = threading.Event()
     while True:
         _buffer.filled.wait()

@@ -83,11 +83,10 @@ def search_by_image(
     scope = scope_of(options)
     words = text_search.query_words(text) if text.strip() else ()
     vectors = _encoded(arm, clock, data=data, filename=filename, crop=crop)
-    where = scope.entry_filter()
-    if not words:
-        results = _found(arm, clock, [vectors], options.k, where)
+    if words:
+        results = _refined(arm, clock, vectors, scope, words)
     else:
-        results = _refined(arm, clock, vectors, scope, where, words)
+        results = _found(arm, clock, [vectors], options.k, scope.entry_filter())
     return _answered(_Asked("image", options, text.strip()), arm, clock, results)
 
 
@@ -202,20 +201,14 @@ def _merged(hits: Sequence[Hit], k: int) -> list[Hit]:
 
 
 def _refined(
-    arm: serving.Arm,
-    clock: _Clock,
-    vectors: QueryVectors,
-    scope: Scope,
-    where: EntryFilter,
-    words: Sequence[str],
+    arm: serving.Arm, clock: _Clock, vectors: QueryVectors, scope: Scope, words: Sequence[str]
 ) -> tuple[Result, ...]:
-    hits = _hits(arm, clock, vectors, REFINE_POOL, where)
+    hits = _hits(arm, clock, vectors, REFINE_POOL, scope.entry_filter())
     with clock.stage("rerank"):
         found = text_search.words_found(words=words, item_ids=[hit.item_id for hit in hits])
         matching = [hit for hit in hits if found[hit.item_id]]
-        matching.sort(
-            key=lambda hit: -sum(found[hit.item_id].values())
-        )  # stable: alike stays the order among equals
+        # The sort is stable: among items with equally many words, the more alike stays first.
+        matching.sort(key=lambda hit: -sum(found[hit.item_id].values()))
     words_of = {hit.item_id: tuple(word for word in words if word in found[hit.item_id]) for hit in matching}
     with clock.stage("rows"):
         return visual_results(matching[: scope.options.k], arm, words_of=words_of)

@@ -21,7 +21,7 @@ from ml.retrieval.view import GalleryView
 from searchapp.exceptions import Unavailable
 from searchapp.models import Deployment, ModelVersion
 from searchapp.services import snapshots, versions
-from searchapp.services.gallery_views import counter_value, engine, view_followed, view_rebuilt
+from searchapp.services.gallery_views import counter_value, engine_for, view_followed, view_rebuilt
 
 # A view folds its delta into its base when the delta has grown to this share of it (and this many rows).
 COMPACT_SHARE = 0.1
@@ -167,7 +167,7 @@ def _arm_loaded(deployment: Deployment, counter: int) -> Arm:
     bundle = versions.bundle_of(version)
     loaded = snapshots.view_loaded(version)
     source = "rows" if loaded is None else "snapshot"
-    view, sequence = loaded or view_rebuilt(version, engine=engine())
+    view, sequence = loaded or view_rebuilt(version, engine=engine_for(version))
     arm = Arm(
         name=deployment.arm,
         deployment_id=deployment.pk,
@@ -190,7 +190,7 @@ def _followed_arm(arm: Arm, since: int, until: int) -> Arm:
         return arm
     view = view_followed(arm.view, arm.version, since=since, until=until)
     if view is None:
-        view, _ = view_rebuilt(arm.version, engine=engine())
+        view, _ = view_rebuilt(arm.version, engine=engine_for(arm.version))
     elif view.changed_rows > max(COMPACT_FROM_ROWS, COMPACT_SHARE * len(view)):
         view = view.compacted()
         snapshots.snapshot_job_ensure_if_due(arm.version, entries=len(view))

@@ -16,7 +16,7 @@ from ml.retrieval.snapshot import SnapshotDamaged, open_snapshot, read_manifest,
 from ml.retrieval.view import GalleryView
 from searchapp.models import GalleryChange, GalleryEntry, ModelVersion
 from searchapp.services import versions
-from searchapp.services.gallery_views import counter_value, engine, view_rebuilt
+from searchapp.services.gallery_views import counter_value, engine_for, view_rebuilt
 from searchapp.services.jobs import JobRun, job_create
 
 KIND = "write_snapshot"
@@ -44,18 +44,21 @@ def view_loaded(version: ModelVersion) -> tuple[GalleryView, int] | None:
     """The newest good snapshot and the number of the last change it holds; None when there is none."""
     for directory in snapshots_of(version):
         try:
-            manifest = read_manifest(directory)
-            if manifest.identity != identity_of(version) or manifest.sequence > counter_value():
-                raise SnapshotDamaged(directory, "manifest.json", "belongs to another gallery")
-            view = open_snapshot(directory, engine=engine())
-            if not _agrees_with_rows(view):
-                raise SnapshotDamaged(directory, "entries.codes.npy", "does not agree with the rows")
+            return _opened(directory, version)
         except SnapshotDamaged as error:
             logger.error("not served: %s", error)  # noqa: TRY400  the reason is the message
             _set_aside(directory)
-            continue
-        return view, manifest.sequence
     return None
+
+
+def _opened(directory: Path, version: ModelVersion) -> tuple[GalleryView, int]:
+    manifest = read_manifest(directory)
+    if manifest.identity != identity_of(version) or manifest.sequence > counter_value():
+        raise SnapshotDamaged(directory, "manifest.json", "belongs to another gallery")
+    view = open_snapshot(directory, engine=engine_for(version))
+    if not _agrees_with_rows(view):
+        raise SnapshotDamaged(directory, "entries.codes.npy", "does not agree with the rows")
+    return view, manifest.sequence
 
 
 def snapshot_job_ensure_if_due(version: ModelVersion, *, entries: int) -> None:

@@ -23,7 +23,27 @@ FAIR_SHARE = 0.5
 CANDIDATES_PER_RESULT = 4
 # Words that say nothing about an item; PostgreSQL drops them by itself, so both databases drop the same few.
 STOP_WORDS = frozenset(
-    "a an and are as at be by for from i in is it its me my of on or that the this to was with you your".split()
+    {
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "i",
+        "in",
+        "is",
+        "it",
+        "its",
+        "me",
+        "my",
+        "of",
+    }
+    | {"on", "or", "that", "the", "this", "to", "was", "with", "you", "your"}
 )
 
 
@@ -142,7 +162,7 @@ def _per_word(words: Sequence[str], item_ids: Sequence[int]) -> list[tuple[int, 
         )
     one = one.format(", ".join(str(int(item_id)) for item_id in item_ids))
     parts: list[str] = []
-    values: list[object] = []
+    values: list[int | str] = []
     for position, word in enumerate(words):
         for is_whole, expression in ((1, _whole(word)), (0, _beginning(word))):
             parts.append(one)

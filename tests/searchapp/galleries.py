@@ -32,12 +32,18 @@ def shop(photos: Sequence[bytes]) -> list[Item]:
     """Six items of two categories, one photo each, encoded: apple-0..2 under Fruit > Apple, juice-0..2 under Drink."""
     items = [
         item_with_photos(
-            f"apple-{n}", [photos[n]], "Fruit > Apple", ["fresh", "red"][: n + 1], title="Red apple", price=f"{n + 1}.50"
+            f"apple-{n}",
+            [photos[n]],
+            "Fruit > Apple",
+            ["fresh", "red"][: n + 1],
+            title="Red apple",
+            price=f"{n + 1}.50",
         )
         for n in range(3)
     ]
     items += [
-        item_with_photos(f"juice-{n}", [photos[n + 3]], "Drink", ["fresh"], title="Orange juice") for n in range(3)
+        item_with_photos(f"juice-{n}", [photos[n + 3]], "Drink", ["fresh"], title="Orange juice")
+        for n in range(3)
     ]
     encode_missing()
     return items

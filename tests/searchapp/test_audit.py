@@ -18,7 +18,12 @@ def test_an_event_keeps_actor_subject_before_after_and_reason() -> None:
     )
 
     event = AuditEvent.objects.get()
-    assert (event.actor, event.actor_name, event.action, event.subject) == (anna, "anna", "item.delete", "hat")
+    assert (event.actor, event.actor_name, event.action, event.subject) == (
+        anna,
+        "anna",
+        "item.delete",
+        "hat",
+    )
     assert (event.before, event.after, event.reason) == ({"title": "Hat"}, {}, "sold out")
 
 

@@ -35,7 +35,9 @@ def test_every_photo_gets_one_entry_by_the_champion(data_dir: Path, photos: list
     assert len(announced) == 5
 
 
-def test_an_entry_holds_what_the_encoder_makes_of_the_stored_file(data_dir: Path, photos: list[bytes]) -> None:
+def test_an_entry_holds_what_the_encoder_makes_of_the_stored_file(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     image = item_with_photos("a", photos[:1]).images.get()
     encode_missing()
 
@@ -126,7 +128,9 @@ def test_a_run_taken_up_again_goes_on_behind_its_checkpoint(
     assert GalleryEntry.objects.count() == 5
 
 
-def test_a_photo_replaced_or_deleted_while_it_was_encoded_gets_no_entry(data_dir: Path, photos: list[bytes]) -> None:
+def test_a_photo_replaced_or_deleted_while_it_was_encoded_gets_no_entry(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     from searchapp.services.gallery import entries_add, gallery_transaction
 
     version = versions.default_version_ensure()

@@ -68,14 +68,20 @@ class Gallery:
         """Change a snapshot file and make its manifest agree: what no checksum can notice."""
         np.save(self.snapshot / f"{name}.npy", array)
         data = (self.snapshot / f"{name}.npy").read_bytes()
-        self.manifest(lambda content: content["files"].update({f"{name}.npy": [hashlib.sha256(data).hexdigest(), len(data)]}))
+        self.manifest(
+            lambda content: content["files"].update(
+                {f"{name}.npy": [hashlib.sha256(data).hexdigest(), len(data)]}
+            )
+        )
 
     def manifest(self, change: Callable[[dict[str, Any]], object]) -> None:
         content = json.loads((self.snapshot / "manifest.json").read_text())
         content.pop("digest")
         change(content)
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        (self.snapshot / "manifest.json").write_text(json.dumps({**content, "digest": digest}, indent=1, sort_keys=True))
+        (self.snapshot / "manifest.json").write_text(
+            json.dumps({**content, "digest": digest}, indent=1, sort_keys=True)
+        )
 
 
 @pytest.fixture
@@ -295,7 +301,9 @@ def test_an_installation_without_a_version_is_clean_and_empty() -> None:
 
 
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda plant: plant.__name__)
-def test_each_planted_fault_is_found_and_repaired_to_clean(gallery: Gallery, plant: Callable[[Gallery], dict[str, Any]]) -> None:
+def test_each_planted_fault_is_found_and_repaired_to_clean(
+    gallery: Gallery, plant: Callable[[Gallery], dict[str, Any]]
+) -> None:
     expected = plant(gallery)
 
     found = audited()
@@ -318,13 +326,15 @@ def test_each_planted_fault_is_found_and_repaired_to_clean(gallery: Gallery, pla
     }
 
 
-def test_a_repair_reaches_processes_that_serve_the_fault_from_memory(gallery: Gallery, photos: list[bytes]) -> None:
+def test_a_repair_reaches_processes_that_serve_the_fault_from_memory(
+    gallery: Gallery, photos: list[bytes]
+) -> None:
     """A forged code is in memory; after the repair the follower reads rows again, though no entry changed."""
     codes = gallery.column("entries.codes")
     codes[0] ^= 255
     gallery.rewrite("entries.codes", codes)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(snapshots, "_agrees_with_rows", lambda view: True)
+        patched.setattr(snapshots, "_agrees_with_rows", lambda _: True)
         serving.follow_once()
     assert search.search_by_image(data=photos[0]).results[0].sku != "apple-0"
 
@@ -357,7 +367,9 @@ def test_a_held_out_query_whose_picture_is_lost_is_no_query_any_more(gallery: Ga
     assert not EvaluationQuery.objects.exists()
 
 
-def test_photos_that_wait_for_a_job_are_no_fault_and_without_one_they_are(gallery: Gallery, photos: list[bytes]) -> None:
+def test_photos_that_wait_for_a_job_are_no_fault_and_without_one_they_are(
+    gallery: Gallery, photos: list[bytes]
+) -> None:
     item_with_photos("new", photos[10:11])
     assert audited()["unencoded"] == 0
 

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.database
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("trigger", ["gallery_entry_no_update", "gallery_entry_no_delete"])
-def test_without_the_append_only_trigger_its_test_fails(data_dir: Path, photos: list[bytes], trigger: str) -> None:
+def test_without_the_append_only_trigger_its_test_fails(
+    data_dir: Path, photos: list[bytes], trigger: str
+) -> None:
     shop(photos)
     assert_entries_are_append_only()
     on_table = "" if connection.vendor == "sqlite" else " ON searchapp_galleryentry"
@@ -46,7 +48,7 @@ def test_without_the_append_only_trigger_its_test_fails(data_dir: Path, photos: 
 
 @pytest.mark.django_db(transaction=True)
 def test_with_numbers_taken_before_the_work_the_counters_test_fails() -> None:
-    """A number handed out early and committed late, as an auto-increment column would: the gap a follower falls into."""
+    """A number handed out early and committed late, as by an auto-increment column: the gap a follower falls into."""
     GalleryCounter.objects.update(value=0)
     handed_out = iter(range(1, 1000))
     lock = threading.Lock()
@@ -78,7 +80,7 @@ def test_without_the_counter_row_the_counters_test_fails() -> None:
         with transaction.atomic():
             GalleryChange.objects.create(sequence=number, kind=ChangeKind.ITEM_CHANGED, subject_id=subject_id)
 
-    with pytest.raises(AssertionError, match="share one|became visible"):
+    with pytest.raises(AssertionError, match=r"share one|became visible"):
         assert_numbers_become_visible_in_order(write_highest_plus_one)
 
 

@@ -17,7 +17,7 @@ from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.database]
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Answers each line on its input (a picture's path) with its deployment and the SKUs it finds, served by its own follower thread.
+# Answers each line on its input (a picture's path) with its deployment and the SKUs it finds; its own thread follows.
 SEARCHER = """
 import sys, time
 import ml.threads

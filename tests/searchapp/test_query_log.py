@@ -101,9 +101,10 @@ def test_the_thread_writes_what_was_asked_within_moments(
     time.sleep(0.1)  # the flusher closes its connection
 
 
+@pytest.mark.usefixtures("data_dir")
 class TestFeedback:
     @pytest.fixture
-    def query_id(self, data_dir: Path, photos: list[bytes]) -> UUID:
+    def query_id(self, photos: list[bytes]) -> UUID:
         shop(photos)
         return uuid4()
 
@@ -157,7 +158,9 @@ class TestFeedback:
     def test_a_kept_picture_is_cleaned_and_out_of_reach_of_the_web(
         self, query_id: UUID, photos: list[bytes], settings: Settings
     ) -> None:
-        query_log.feedback_record(query_id, sku="apple-0", verdict="right", image=photos[0] + b"appended by somebody")
+        query_log.feedback_record(
+            query_id, sku="apple-0", verdict="right", image=photos[0] + b"appended by somebody"
+        )
 
         path = query_log.query_image_path(Feedback.objects.get().image_sha256)
         assert settings.MEDIA_ROOT not in path.parents
@@ -186,7 +189,9 @@ class TestFeedback:
         assert (old.verdict, old.image_sha256) == ("right", "")
         assert query_log.query_images_expire() == 0
 
-    def test_a_picture_whose_verdict_was_taken_back_goes_too(self, query_id: UUID, photos: list[bytes]) -> None:
+    def test_a_picture_whose_verdict_was_taken_back_goes_too(
+        self, query_id: UUID, photos: list[bytes]
+    ) -> None:
         query_log.feedback_record(query_id, sku="apple-0", verdict="right", image=photos[0])
         path = query_log.query_image_path(Feedback.objects.get().image_sha256)
         query_log.feedback_record(query_id, sku="apple-0", verdict=None)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from pytest_django import DjangoAssertNumQueries
 
+from ml.retrieval.scoring import Hit, Strength
 from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import BadImage, IncompatibleVersion, InvalidInput, NotFound, Unavailable
 from searchapp.models import GalleryEntry, Item, ModelVersion, Query
 from searchapp.services import catalogue, intake, query_log, search, serving, versions
+from searchapp.services.search_answers import visual_results
 from searchapp.services.search_options import SearchOptions
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 
@@ -40,7 +42,9 @@ def vector_of(entry: GalleryEntry) -> dict[str, Any]:
 
 
 class TestByImage:
-    def test_a_photo_of_the_catalogue_finds_its_own_item_first(self, items: list[Item], photos: list[bytes]) -> None:
+    def test_a_photo_of_the_catalogue_finds_its_own_item_first(
+        self, items: list[Item], photos: list[bytes]
+    ) -> None:
         for item, photo in zip(items, photos):
             answer = search.search_by_image(data=photo)
             assert answer.results[0].sku == item.sku
@@ -76,16 +80,21 @@ class TestByImage:
         assert f"{why['agreeing_bits']} of 128 code bits agree" in why["stage"]
         assert answer["results"][0]["strength"] in {"strong", "fair", "weak"}
 
-    def test_anonymous_callers_see_scores_of_two_digits_and_no_code(self, items: list[Item], photos: list[bytes]) -> None:
+    def test_anonymous_callers_see_scores_of_two_digits_and_no_code(
+        self, items: list[Item], photos: list[bytes]
+    ) -> None:
         answer = search.search_by_image(data=photos[0])
 
         open_answer = answer.as_dict(role_is_anonymous=True)
-        assert [result["score"] for result in open_answer["results"]] == [round(r.score, 2) for r in answer.results]
+        assert [result["score"] for result in open_answer["results"]] == [
+            round(r.score, 2) for r in answer.results
+        ]
         row = items[0].images.get().entries.get()
         assert bytes(row.code).hex() not in str(open_answer)
         assert "embedding" not in {key for result in open_answer["results"] for key in result}
 
-    def test_results_are_ordered_by_score_and_each_item_comes_once(self, data_dir: Path, photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("data_dir")
+    def test_results_are_ordered_by_score_and_each_item_comes_once(self, photos: list[bytes]) -> None:
         item_with_photos("many", photos[:5])
         item_with_photos("one", photos[5:6])
         encode_missing()
@@ -96,21 +105,24 @@ class TestByImage:
         scores = [result.score for result in answer.results]
         assert scores == sorted(scores, reverse=True)
 
-    def test_a_crop_changes_what_is_encoded(self, items: list[Item], photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_a_crop_changes_what_is_encoded(self, photos: list[bytes]) -> None:
         whole = search.encode(data=photos[0])
         cropped = search.encode(data=photos[0], crop=intake.Crop.parse("0.25,0.25,0.3,0.3"))
 
         assert cropped["code"] != whole["code"]
 
-    def test_bad_bytes_are_refused_and_nothing_is_logged(self, items: list[Item]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_bad_bytes_are_refused_and_nothing_is_logged(self) -> None:
         with pytest.raises(BadImage):
             search.search_by_image(data=b"%PDF-1.7 not a picture")
 
         query_log.flush()
         assert not Query.objects.exists()
 
+    @pytest.mark.usefixtures("items")
     def test_a_flood_is_told_to_come_back_soon(
-        self, items: list[Item], photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+        self, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(search, "ADMISSION_WAIT_SECONDS", 0.01)
         for _ in range(search.ADMITTED):
@@ -124,7 +136,8 @@ class TestByImage:
         assert refused.value.retry_after_seconds >= 1
         assert skus(search.search_by_image(data=photos[0]))[0] == "apple-0"  # a place is free again
 
-    def test_a_refused_picture_gives_its_place_back(self, items: list[Item], photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_a_refused_picture_gives_its_place_back(self, photos: list[bytes]) -> None:
         for _ in range(search.ADMITTED + 1):
             with pytest.raises(BadImage):
                 search.search_by_image(data=b"nothing")
@@ -132,8 +145,12 @@ class TestByImage:
         assert search.search_by_image(data=photos[0]).results
 
     @pytest.mark.parametrize("count", [1, 6])
+    @pytest.mark.usefixtures("items")
     def test_rows_cost_two_queries_however_many_results(
-        self, items: list[Item], photos: list[bytes], count: int, django_assert_num_queries: DjangoAssertNumQueries
+        self,
+        photos: list[bytes],
+        count: int,
+        django_assert_num_queries: DjangoAssertNumQueries,
     ) -> None:
         serving.follow_once()
 
@@ -142,16 +159,19 @@ class TestByImage:
 
         assert len(answer.results) == count
 
-    def test_why_names_the_tags_shared_with_a_strong_best_match(
-        self, items: list[Item], photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.usefixtures("items")
+    @pytest.mark.parametrize(("strength", "shared"), [("strong", ["fresh"]), ("fair", [])])
+    def test_why_names_the_tags_shared_with_the_best_match_when_it_is_strong(
+        self, items: list[Item], strength: Strength, shared: list[str]
     ) -> None:
-        answer = search.search_by_image(data=photos[1])
-        best, *others = answer.results
-        if best.strength != "strong":
-            assert [result.why["tags"] for result in answer.results] == [[]] * 6
-            return
-        assert best.why["tags"] == ["fresh", "red"]
-        assert {result.sku: result.why["tags"] for result in others}["juice-0"] == ["fresh"]
+        arm = serving.follow_once().champion
+        best, other = (item.images.get() for item in (items[1], items[3]))
+        hits = [
+            Hit(photo.item_id, photo.pk, photo.entries.get().pk, 0.9, 3, 0.9, "1.0", strength)
+            for photo in (best, other)
+        ]
+
+        assert [result.why["tags"] for result in visual_results(hits, arm)][1] == shared
 
 
 class TestFilters:
@@ -181,14 +201,17 @@ class TestFilters:
 
     @pytest.mark.parametrize("name", ["category", "tag"])
     @pytest.mark.parametrize("unknown", ["nowhere", "-1", "'; DROP TABLE", "%"])
-    def test_an_unknown_category_or_tag_is_named(self, items: list[Item], name: str, unknown: str) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_an_unknown_category_or_tag_is_named(self, name: str, unknown: str) -> None:
         with pytest.raises(InvalidInput) as refused:
             search.search_by_text(text="apple", options=options(**{name: unknown}))
 
         assert repr(unknown) in refused.value.message
         assert set(refused.value.fields) == {name}
 
-    @pytest.mark.parametrize("k", [0, -1, 51, 10**9, math.nan, math.inf, "x", "1.5", 2.0, True, None, [], {}, "9" * 40, "٣"])
+    @pytest.mark.parametrize(
+        "k", [0, -1, 51, 10**9, math.nan, math.inf, "x", "1.5", 2.0, True, None, [], {}, "9" * 40, "٣"]
+    )
     def test_k_out_of_range_is_refused_with_what_is_allowed(self, k: object) -> None:
         with pytest.raises(InvalidInput, match="is not a whole number from 1 to 50") as refused:
             options(k=k)
@@ -215,7 +238,8 @@ class TestFilters:
 
 
 class TestRefine:
-    def test_words_order_and_restrict_what_looks_alike(self, items: list[Item], photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_words_order_and_restrict_what_looks_alike(self, photos: list[bytes]) -> None:
         alike = skus(search.search_by_image(data=photos[0]))
 
         refined = search.search_by_image(data=photos[0], text="orange juice")
@@ -224,8 +248,9 @@ class TestRefine:
         assert all(result.why["tags"] == ["orange", "juice"] for result in refined.results)
         assert refined.text == "orange juice"
 
+    @pytest.mark.usefixtures("items")
     def test_an_item_with_more_of_the_words_comes_before_one_that_looks_more_alike(
-        self, items: list[Item], photos: list[bytes]
+        self, photos: list[bytes]
     ) -> None:
         answer = search.search_by_image(data=photos[0], text="orange juice fresh apple")
 
@@ -235,14 +260,16 @@ class TestRefine:
         assert answer.results[3].sku == "apple-0"
         assert answer.results[3].why["tags"] == ["fresh", "apple"]
 
-    def test_the_score_stays_the_visual_one(self, items: list[Item], photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_the_score_stays_the_visual_one(self, photos: list[bytes]) -> None:
         visual = {result.sku: result.score for result in search.search_by_image(data=photos[0]).results}
 
         refined = search.search_by_image(data=photos[0], text="juice")
 
         assert {result.sku: result.score for result in refined.results}.items() <= visual.items()
 
-    def test_words_that_nothing_alike_holds_find_nothing(self, items: list[Item], photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_words_that_nothing_alike_holds_find_nothing(self, photos: list[bytes]) -> None:
         assert search.search_by_image(data=photos[0], text="zebra").results == ()
 
 
@@ -250,8 +277,9 @@ class TestByItem:
     def test_it_leaves_the_item_out_and_finds_the_others(self, items: list[Item]) -> None:
         assert sorted(skus(search.search_by_item(sku="apple-0"))) == sorted(item.sku for item in items[1:])
 
+    @pytest.mark.usefixtures("items")
     def test_it_encodes_nothing_and_opens_no_file(
-        self, items: list[Item], photos: list[bytes], data_dir: Path, monkeypatch: pytest.MonkeyPatch
+        self, photos: list[bytes], data_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         expected = [sku for sku in skus(search.search_by_image(data=photos[0])) if sku != "apple-0"]
         serving.follow_once()
@@ -260,7 +288,8 @@ class TestByItem:
 
         assert skus(search.search_by_item(sku="apple-0"))[0] == expected[0]
 
-    def test_several_photos_ask_and_each_item_keeps_its_best(self, data_dir: Path, photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("data_dir")
+    def test_several_photos_ask_and_each_item_keeps_its_best(self, photos: list[bytes]) -> None:
         item_with_photos("pair", photos[:2])
         item_with_photos("like-first", [photos[0]])
         item_with_photos("like-second", [photos[1]])
@@ -273,7 +302,8 @@ class TestByItem:
         assert [result.hamming for result in answer.results[:2]] == [0, 0]
         assert len(answer.results) == 3
 
-    def test_why_names_the_tags_shared_with_the_item(self, items: list[Item]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_why_names_the_tags_shared_with_the_item(self) -> None:
         answer = search.search_by_item(sku="apple-1")
 
         assert {result.sku: result.why["tags"] for result in answer.results} == {
@@ -284,13 +314,15 @@ class TestByItem:
             "juice-2": ["fresh"],
         }
 
-    def test_an_item_whose_photos_wait_to_be_encoded_finds_nothing(self, items: list[Item], photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_an_item_whose_photos_wait_to_be_encoded_finds_nothing(self, photos: list[bytes]) -> None:
         item_with_photos("pending", photos[8:9])
 
         assert search.search_by_item(sku="pending").results == ()
 
     @pytest.mark.parametrize("sku", ["nothing", "", "a\x00b", "x" * 5000])
-    def test_an_unknown_item_is_not_found(self, items: list[Item], sku: str) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_an_unknown_item_is_not_found(self, sku: str) -> None:
         with pytest.raises(NotFound):
             search.search_by_item(sku=sku)
 
@@ -304,8 +336,11 @@ class TestByVector:
         assert answer.results[0].sku == "apple-2"
         assert answer.results[0].hamming == 0
 
-    def test_what_encode_gives_searches_as_the_picture_does(self, items: list[Item], photos: list[bytes]) -> None:
-        assert skus(search.search_by_vector(**search.encode(data=photos[3]))) == skus(search.search_by_image(data=photos[3]))
+    @pytest.mark.usefixtures("items")
+    def test_what_encode_gives_searches_as_the_picture_does(self, photos: list[bytes]) -> None:
+        assert skus(search.search_by_vector(**search.encode(data=photos[3]))) == skus(
+            search.search_by_image(data=photos[3])
+        )
 
     def test_an_embedding_of_any_length_is_read_by_its_direction(self, items: list[Item]) -> None:
         vector = vector_of(items[2].images.get().entries.get())
@@ -351,7 +386,8 @@ class TestByVector:
         with pytest.raises(IncompatibleVersion, match="not known here"):
             search.search_by_vector(**{**vector, "model_version": "7.3"})
 
-    def test_a_version_outside_the_lineage_is_incompatible_whatever_its_sizes(self, items: list[Item]) -> None:
+    @pytest.mark.usefixtures("items")
+    def test_a_version_outside_the_lineage_is_incompatible_whatever_its_sizes(self) -> None:
         stranger = versions.champion().version
         stranger.pk, stranger.major, stranger.digest = None, 2, "a" * 64
         stranger.lineage = "00000000-0000-4000-8000-000000000001"
@@ -362,7 +398,8 @@ class TestByVector:
 
 
 class TestEmptyAndDeleted:
-    def test_an_empty_gallery_answers_with_nothing(self, data_dir: Path, photos: list[bytes]) -> None:
+    @pytest.mark.usefixtures("data_dir")
+    def test_an_empty_gallery_answers_with_nothing(self, photos: list[bytes]) -> None:
         answer = search.search_by_image(data=photos[0])
 
         assert answer.results == ()
@@ -391,7 +428,9 @@ class TestEmptyAndDeleted:
         assert "apple-0" not in skus(answer)
 
 
-def test_one_item_with_a_thousand_photos_leaves_room_for_the_others(data_dir: Path, photos: list[bytes]) -> None:
+def test_one_item_with_a_thousand_photos_leaves_room_for_the_others(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     """The pool grows until k items are found: the crowd fills the first pools alone."""
     crowd = item_with_photos("crowd", photos[:1])
     others = [item_with_photos(f"other-{n}", [photos[n + 1]]) for n in range(9)]
@@ -403,7 +442,9 @@ def test_one_item_with_a_thousand_photos_leaves_room_for_the_others(data_dir: Pa
     for number in range(1000):
         first.pk, first.upload_sha256 = None, f"{number:064d}"
         first._state.adding = True
-        copies.append(type(first)(**{f.attname: getattr(first, f.attname) for f in first._meta.concrete_fields}))
+        copies.append(
+            type(first)(**{f.attname: getattr(first, f.attname) for f in first._meta.concrete_fields})
+        )
     from searchapp.models import ItemImage
 
     ItemImage.objects.bulk_create(copies)
@@ -421,7 +462,9 @@ def test_one_item_with_a_thousand_photos_leaves_room_for_the_others(data_dir: Pa
     assert answer.entries == 1010
 
 
-def test_the_served_answer_equals_the_exact_search_over_all_rows(items: list[Item], photos: list[bytes]) -> None:
+def test_the_served_answer_equals_the_exact_search_over_all_rows(
+    items: list[Item], photos: list[bytes]
+) -> None:
     """The oracle shares no code with the index: plain numpy over the rows, the same calibration."""
     arm = serving.follow_once().champion
     calibration = arm.calibrations["1.0"]
@@ -446,7 +489,9 @@ def test_the_served_answer_equals_the_exact_search_over_all_rows(items: list[Ite
     assert [r.score for r in found] == pytest.approx([score for _, _, score in expected], abs=1e-4)
 
 
-def test_a_version_without_calibration_for_a_producer_is_not_guessed(items: list[Item], photos: list[bytes]) -> None:
+def test_a_version_without_calibration_for_a_producer_is_not_guessed(
+    items: list[Item], photos: list[bytes]
+) -> None:
     other: ModelVersion = versions.champion().version
     other.pk, other.minor, other.digest = None, 1, "b" * 64
     other.save(force_insert=True)
@@ -460,5 +505,7 @@ def test_search_never_loads_torch() -> None:
         "import ml.threads, django; django.setup();"
         "import searchapp.services.search, searchapp.services.query_log; sys.exit('torch' in sys.modules)"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
+    )
     assert finished.returncode == 0, finished.stderr[-2000:]

@@ -71,7 +71,9 @@ def test_following_applies_adds_and_deletions_without_reading_everything_again(
     assert len(before.champion.view) == 6  # who still holds the old reference sees the old state
 
 
-def test_a_changed_item_is_filtered_by_its_new_price_category_and_tags(data_dir: Path, photos: list[bytes]) -> None:
+def test_a_changed_item_is_filtered_by_its_new_price_category_and_tags(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     apple = shop(photos)[0]
     serving.follow_once()
     drink = catalogue.category_ensure("Drink", vertical="product")
@@ -118,7 +120,9 @@ def test_changes_that_were_pruned_lead_to_a_rebuild_from_rows(data_dir: Path, ph
     assert len(row_entry_ids()) == 7
 
 
-def test_a_database_that_was_put_back_to_an_earlier_state_is_read_afresh(data_dir: Path, photos: list[bytes]) -> None:
+def test_a_database_that_was_put_back_to_an_earlier_state_is_read_afresh(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     items = shop(photos)
     serving.follow_once()
     GalleryChange.objects.all().delete()
@@ -128,17 +132,23 @@ def test_a_database_that_was_put_back_to_an_earlier_state_is_read_afresh(data_di
     assert served_entry_ids() == row_entry_ids()
 
 
-def test_replaying_a_change_that_is_applied_already_changes_nothing(data_dir: Path, photos: list[bytes]) -> None:
+def test_replaying_a_change_that_is_applied_already_changes_nothing(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     shop(photos)
     reference = serving.follow_once()
     arm = reference.champion
 
     again = serving._followed_arm(arm, 0, reference.sequence)  # everything once more
 
-    assert again.view.compacted_entries().entry_ids.tolist() == arm.view.compacted_entries().entry_ids.tolist()
+    assert (
+        again.view.compacted_entries().entry_ids.tolist() == arm.view.compacted_entries().entry_ids.tolist()
+    )
 
 
-def test_a_newer_row_of_the_view_takes_the_place_of_the_older_one(data_dir: Path, photos: list[bytes]) -> None:
+def test_a_newer_row_of_the_view_takes_the_place_of_the_older_one(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     """Two increments of one lineage: the champion 1.1 sees 1.0's rows until a photo has one of its own."""
     shop(photos)
     old = versions.champion()
@@ -163,7 +173,9 @@ def test_a_newer_row_of_the_view_takes_the_place_of_the_older_one(data_dir: Path
     assert old_view.counts_by_producer == {"1.0": 6}
 
 
-def test_when_the_pointer_moves_the_new_arm_is_loaded_beside_the_old_one(data_dir: Path, photos: list[bytes]) -> None:
+def test_when_the_pointer_moves_the_new_arm_is_loaded_beside_the_old_one(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     shop(photos)
     before = serving.follow_once()
     live = versions.champion()
@@ -178,7 +190,9 @@ def test_when_the_pointer_moves_the_new_arm_is_loaded_beside_the_old_one(data_di
     assert len(after.champion.view) == len(before.champion.view) == 6
 
 
-def test_an_arm_that_cannot_be_loaded_leaves_the_old_reference_in_place(data_dir: Path, photos: list[bytes]) -> None:
+def test_an_arm_that_cannot_be_loaded_leaves_the_old_reference_in_place(
+    data_dir: Path, photos: list[bytes]
+) -> None:
     shop(photos)
     before = serving.follow_once()
     live = versions.champion()

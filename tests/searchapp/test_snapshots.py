@@ -112,7 +112,12 @@ def test_a_snapshot_from_a_past_that_was_rolled_back_is_not_served(
     image.save(force_insert=True)
     other = bytes(255 - byte for byte in bytes(row.code))
     GalleryEntry.objects.create(
-        pk=pk, image=image, image_sha256=image.image_sha256, producer=version, code=other, embedding=bytes(row.embedding)
+        pk=pk,
+        image=image,
+        image_sha256=image.image_sha256,
+        producer=version,
+        code=other,
+        embedding=bytes(row.embedding),
     )
 
     assert snapshots.view_loaded(version) is None
@@ -133,7 +138,9 @@ def test_writing_an_unchanged_gallery_again_gives_the_same_snapshot(version: Mod
     assert snapshots.snapshots_of(version) == [first]
 
 
-def test_the_last_three_are_kept_and_the_changes_they_need(version: ModelVersion, photos: list[bytes]) -> None:
+def test_the_last_three_are_kept_and_the_changes_they_need(
+    version: ModelVersion, photos: list[bytes]
+) -> None:
     written = []
     for number in range(5):
         item_with_photos(f"more-{number}", photos[6 + number : 7 + number])

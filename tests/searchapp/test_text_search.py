@@ -33,7 +33,11 @@ def found(text: str, **options: object) -> list[tuple[str, float, str]]:
 @pytest.mark.usefixtures("hats")
 class TestMatching:
     def test_every_word_found_is_a_strong_match_and_comes_first(self) -> None:
-        assert found("red wool hat") == [("hat", 1.0, "strong"), ("hats", 0.667, "fair"), ("scarf", 0.333, "weak")]
+        assert found("red wool hat") == [
+            ("hat", 1.0, "strong"),
+            ("hats", 0.667, "fair"),
+            ("scarf", 0.333, "weak"),
+        ]
 
     def test_word_forms_and_case_are_one(self) -> None:
         assert {sku for sku, score, _ in found("HATS") if score == 1.0} == {"hat", "hats"}
@@ -60,7 +64,11 @@ class TestMatching:
         answer = search.search_by_text(text="red wool zebra")
 
         assert answer.results[0].why == {"stage": "Found by its words: red, wool.", "tags": ["red", "wool"]}
-        assert (answer.results[0].hamming, answer.results[0].producer, answer.results[0].image) == (None, None, None)
+        assert (answer.results[0].hamming, answer.results[0].producer, answer.results[0].image) == (
+            None,
+            None,
+            None,
+        )
 
     def test_filters_act_before_the_cut(self) -> None:
         assert [sku for sku, *_ in found("red", k=1, price_max=20)] == ["scarf"]
@@ -74,7 +82,8 @@ class TestMatching:
 
     @pytest.mark.parametrize(
         "text",
-        ['"', "'red' OR 1=1", "red*", "(red", "red AND", "NEAR(red, 2)", "red & | !", "^red", "red:*", "-red", "red -- x",
+        ['"', "'red' OR 1=1", "red*", "(red", "red AND", "NEAR(red, 2)", "red & | !", "^red", "red:*",
+         "-red", "red -- x",
          "red; DROP TABLE searchapp_item", "{red}", "search_text:red", "red\x00wool", "%red%", "\\", "red\t\nwool"],
     )  # fmt: skip
     def test_query_syntax_is_only_words(self, text: str) -> None:

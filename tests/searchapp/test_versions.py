@@ -13,7 +13,9 @@ from searchapp.services import versions
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
 
-def test_the_first_version_is_the_shipped_bundle_and_answers_every_query(data_dir: Path, bundle_path: Path) -> None:
+def test_the_first_version_is_the_shipped_bundle_and_answers_every_query(
+    data_dir: Path, bundle_path: Path
+) -> None:
     version = versions.default_version_ensure()
 
     assert version.name == "1.0"

@@ -18,7 +18,9 @@ class Command(BaseCommand):
     help = "Encode every photo that has no entry yet; failures name the photo and the reason."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--wait", action="store_true", help="run it here and wait (it always does, unless --queue)")
+        parser.add_argument(
+            "--wait", action="store_true", help="run it here and wait (it always does, unless --queue)"
+        )
         parser.add_argument("--queue", action="store_true", help="leave it to the workers and print the job")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -30,7 +32,7 @@ class Command(BaseCommand):
                 return
             with tqdm(unit="photo", disable=options["json"], file=self.stderr._out) as bar:  # noqa: SLF001
 
-                def show(done: int, total: int, message: str) -> None:
+                def show(done: int, total: int, _: str) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 
@@ -43,4 +45,6 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(result))
         else:
-            self.stdout.write(f"{result['encoded']} encoded, {result['failed']} failed, {result['seconds']} s")
+            self.stdout.write(
+                f"{result['encoded']} encoded, {result['failed']} failed, {result['seconds']} s"
+            )

@@ -13,6 +13,6 @@ class Command(BaseCommand):
     help = "Print every gallery entry as CSV, sorted: image_sha256, sku, producer, provenance, code_hex."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        writer = csv.writer(self.stdout._out, lineterminator="\n")  # noqa: SLF001  one row at a time, however many
+        writer = csv.writer(self.stdout, lineterminator="\n")
         writer.writerow(gallery_dump.COLUMNS)
         writer.writerows(gallery_dump.rows())

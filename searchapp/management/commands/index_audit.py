@@ -31,7 +31,9 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(shown))
         else:
-            self.stdout.write("\n".join(f"{name:<14} {value}" for name, value in shown.items() if name != "details"))
+            self.stdout.write(
+                "\n".join(f"{name:<14} {value}" for name, value in shown.items() if name != "details")
+            )
             for name, lines in shown["details"].items():
                 self.stdout.write("\n".join(f"  {name}: {line}" for line in lines))
         if not report.is_clean:

@@ -21,7 +21,9 @@ class Command(BaseCommand):
         parser.add_argument("image", nargs="?", help="a JPEG, PNG or WebP file")
         parser.add_argument("--text", default="", help="words to look for, or to refine a picture with")
         parser.add_argument("--item", default="", metavar="SKU", help="more like this item")
-        parser.add_argument("--crop", default="", metavar="X,Y,W,H", help="the part of the picture to look at, in 0-1")
+        parser.add_argument(
+            "--crop", default="", metavar="X,Y,W,H", help="the part of the picture to look at, in 0-1"
+        )
         parser.add_argument("-k", default="24", help="how many results, 1 to 50")
         parser.add_argument("--category", default="", help="slug or path; everything beneath it counts")
         parser.add_argument("--vertical", default="", help="product or landmark")
@@ -32,7 +34,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if bool(options["item"]) == bool(options["image"] or options["text"]):
-            raise CommandError("give an image file, --text or --item (--text may go with an image)", returncode=2)
+            raise CommandError(
+                "give an image file, --text or --item (--text may go with an image)", returncode=2
+            )
         try:
             serving.follow_once()
             answer = _answer(options, SearchOptions.parse(options))
