@@ -43,8 +43,9 @@ ABOUT = (
     "search, calibrated score; the other rows rank every photo. mAP is over items, equal scores in expectation. "
     "Intervals: 95 %, bootstrap over items (item packs) or categories (category packs). Colour histogram: HSV, "
     "8 x 4 x 4 bins, intersection. Random weights: the same network untrained, its batch statistics taken from the "
-    "catalogue. Category prior: the same answer to everybody, items of the most frequent category first. False alarms: "
-    "photos of reserved classes and places, of which the catalogue holds nothing; a `strong` first answer is false."
+    "catalogue. Category prior: one answer for all questions of a pack, items of its most frequent category first. "
+    "False alarms: photos of reserved classes and places, of which the catalogue holds nothing; there a "
+    "`strong` first answer is false."
 )
 
 Scores = NDArray[np.float32]
@@ -118,11 +119,13 @@ def random_weight_scores(bundle: Bundle, entries: Photos, queries: Photos) -> Ch
 
 
 def prior_scores(entries: Photos, queries: Photos) -> Chunks:
+    """Knows which pack is asked, and nothing of the picture."""
     frequent = Counter(entries.categories.tolist())
-    scores = np.array([frequent[category] for category in entries.categories.tolist()], np.float32)
+    counts = np.array([frequent[category] for category in entries.categories.tolist()], np.float32)
+    of_pack = {pack: np.where(entries.packs == pack, counts, 0) for pack in set(queries.packs.tolist())}
     for start in range(0, len(queries), CHUNK):
         part = slice(start, start + CHUNK)
-        yield part, np.broadcast_to(scores, (len(queries.packs[part]), len(scores)))
+        yield part, np.stack([of_pack[pack] for pack in queries.packs[part].tolist()])
 
 
 class ItemRanking:
