@@ -21,7 +21,7 @@ _SEGMENT = re.compile(rb"[^\xff]*\xff+([^\xff])")
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # (offset, first bytes, name): enough to say in words what was sent instead.
 _FOREIGN = (
@@ -79,7 +79,7 @@ def header_read(data: bytes) -> ImageHeader:
     try:
         if data.startswith(b"\xff\xd8\xff"):
             return _jpeg(data)
-        if data.startswith(_PNG_SIGNATURE):
+        if data.startswith(PNG_SIGNATURE):
             return _png(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp(data)
@@ -147,7 +147,7 @@ def _refuse_endless_scans(data: bytes, position: int) -> None:
 
 def _png(data: bytes) -> ImageHeader:
     width, height = struct.unpack_from(">II", data, 16)
-    position = len(_PNG_SIGNATURE)
+    position = len(PNG_SIGNATURE)
     for _ in range(MAX_PNG_CHUNKS):
         if position + 8 > len(data) or data[position + 4 : position + 8] == b"IEND":
             break

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ml.protocol import Encoder
-from searchapp.models import Item, ModelVersion
+from searchapp.models import Category, Item, ModelVersion
 from searchapp.services.import_report import ImportReport
 from searchapp.services.import_sources.records import (
     CatalogueSource,
@@ -79,7 +79,7 @@ class ChunkPlan:
 class ImportContext:
     """What all chunks of one import share.
 
-    `verticals` remembers categories by path. `photos_of` (category path -> new photos, of which one in
+    `verticals` and `categories` remember by path. `photos_of` (category path -> new photos, of which one in
     eight) and `absent` (SKUs that did not come in) are what a dry run knows instead of rows.
     """
 
@@ -88,6 +88,7 @@ class ImportContext:
     version: ModelVersion | None = None
     encoder: Encoder | None = None
     verticals: dict[str, str] = field(default_factory=dict)
+    categories: dict[str, Category] = field(default_factory=dict)
     photos_of: dict[str, list[int]] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
 

@@ -36,7 +36,7 @@ from searchapp.services.item_fields import ItemFields, fields_error, item_apply,
 SOURCE_LENGTH = 200
 
 
-class _Unusable(Exception):  # noqa: N818  caught in this module, where it becomes a line of the report
+class _Unusable(Exception):
     def __init__(self, fields: dict[str, str], *, is_whole_item: bool = False) -> None:
         super().__init__(fields)
         self.fields, self.is_whole_item = fields, is_whole_item

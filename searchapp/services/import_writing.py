@@ -13,12 +13,12 @@ from searchapp.services.categories import category_ensure
 from searchapp.services.gallery import Changes, NewEntry, entries_add, gallery_transaction
 from searchapp.services.import_chunks import ChunkPlan, ImportContext, PlannedItem, PlannedPhoto
 from searchapp.services.item_fields import search_text_of
-from searchapp.services.media import media_path
+from searchapp.services.media import media_exists
 
 Save = Callable[[dict[str, Any]], None]
 
 
-class RowVanished(Exception):  # noqa: N818  not a failure: the chunk is planned again
+class RowVanished(Exception):
     """A row the plan was made from was changed or deleted by somebody else meanwhile."""
 
 
@@ -26,7 +26,7 @@ def chunk_write(context: ImportContext, plan: ChunkPlan, save: Save) -> None:
     """Write a plan. Raises IntegrityError or RowVanished when the rows have moved on: plan again."""
     kept = [planned for planned in plan.items.values() if planned.is_kept]
     with gallery_transaction() as changes:
-        categories = _categories(kept, plan)
+        categories = _categories(context, kept, plan)
         _write_items(changes, kept, categories)
         _write_tags([planned for planned in kept if planned.tags is not None])
         _write_photos(changes, kept, context.version)
@@ -35,11 +35,14 @@ def chunk_write(context: ImportContext, plan: ChunkPlan, save: Save) -> None:
     _store_again_what_vanished(context, plan)
 
 
-def _categories(kept: list[PlannedItem], plan: ChunkPlan) -> dict[str, Category]:
+def _categories(context: ImportContext, kept: list[PlannedItem], plan: ChunkPlan) -> dict[str, Category]:
     wanted = {planned.record.category: planned.record.vertical for planned in kept}
     for query in plan.queries:
         wanted.setdefault(query.record.category, query.record.vertical)
-    return {path: category_ensure(path, vertical=vertical) for path, vertical in wanted.items()}
+    for path, vertical in wanted.items():
+        if path not in context.categories:
+            context.categories[path] = category_ensure(path, vertical=vertical)
+    return context.categories
 
 
 def _write_items(changes: Changes, kept: list[PlannedItem], categories: dict[str, Category]) -> None:
@@ -59,7 +62,7 @@ def _write_items(changes: Changes, kept: list[PlannedItem], categories: dict[str
                 raise RowVanished(item.sku)
             changed.append(item.pk)
     Item.objects.bulk_create(new)
-    changes.record(ChangeKind.ITEM_CHANGED, [*changed, *(item.pk for item in new)])
+    changes.record(ChangeKind.ITEM_CHANGED, changed)  # of a new item the followers hear by its entries
 
 
 def _write_tags(tagged: list[PlannedItem]) -> None:
@@ -123,5 +126,5 @@ def _store_again_what_vanished(context: ImportContext, plan: ChunkPlan) -> None:
     for photo, stored in [(ready.photo, ready.stored) for ready in photos] + [
         (query.record.photo, query.stored) for query in plan.queries
     ]:
-        if not all(media_path(name).exists() for name in stored.files):
+        if not all(map(media_exists, stored.files)):
             intake.image_store(context.source.read(photo))

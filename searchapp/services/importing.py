@@ -162,8 +162,10 @@ def _import_chunk(
             if not context.is_dry:
                 chunk_write(context, plan, save)
         except (IntegrityError, RowVanished):
+            context.categories.clear()
             continue
         except BaseException:  # also a cancel or a shutdown: their chunk comes to nothing
+            context.categories.clear()
             media_remove_unused([(stored.image_sha256, stored.files) for stored in plan.stored])
             raise
         return plan.report

@@ -7,7 +7,7 @@ tricks. A claimed file name is taken and never believed. Nothing here protects f
 import hashlib
 import io
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -18,8 +18,8 @@ from PIL import Image
 from ml.data import preprocessing
 from searchapp.exceptions import InvalidInput
 from searchapp.models import stored_path, thumbnail_path
-from searchapp.services.image_decoding import decode_for_input, decode_for_storing, shrink
-from searchapp.services.media import media_read, media_write
+from searchapp.services.image_decoding import decode_for_input, decode_for_storing, decode_stored, shrink
+from searchapp.services.media import media_link, media_read, media_write
 
 THUMBNAIL_SIDE = 400
 _JPEG_QUALITY = 90
@@ -83,7 +83,7 @@ class StoredImage:
         return stored_path(self.image_sha256, self.extension)
 
     def as_row(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @property
     def files(self) -> tuple[str, str]:
@@ -119,8 +119,9 @@ def image_clean(data: bytes) -> CleanImage:
     """
     decoded = decode_for_storing(data, side=settings.IMAGE_STORED_SIDE)
     encoded = _png(decoded.image) if decoded.is_lossless else _jpeg(decoded.image, _JPEG_QUALITY)
-    thumbnail = shrink(decoded.image, THUMBNAIL_SIDE)
-    red, green, blue = thumbnail.resize((1, 1), Image.Resampling.BOX).tobytes()
+    small = shrink(decoded.image, THUMBNAIL_SIDE, reducing_gap=1.0)
+    is_its_own_thumbnail = small is decoded.image and not decoded.is_lossless
+    red, green, blue = small.resize((1, 1), Image.Resampling.BOX).tobytes()
     stored = StoredImage(
         image_sha256=hashlib.sha256(encoded).hexdigest(),
         upload_sha256=hashlib.sha256(data).hexdigest(),
@@ -130,14 +131,19 @@ def image_clean(data: bytes) -> CleanImage:
         size_bytes=len(encoded),
         colour=f"#{red:02x}{green:02x}{blue:02x}",
     )
-    return CleanImage(stored, encoded, _jpeg(thumbnail, _THUMBNAIL_QUALITY))
+    thumbnail = encoded if is_its_own_thumbnail else _jpeg(small, _THUMBNAIL_QUALITY)
+    return CleanImage(stored, encoded, thumbnail)
 
 
 def image_write(clean: CleanImage) -> bool:
     """Put the files in place; True when the picture itself is new. Calling it twice changes nothing."""
     picture, thumbnail = clean.stored.files
-    media_write(thumbnail, clean.thumbnail)
-    return media_write(picture, clean.data)
+    is_new = media_write(picture, clean.data)
+    if clean.thumbnail is clean.data:
+        media_link(picture, thumbnail)
+    else:
+        media_write(thumbnail, clean.thumbnail)
+    return is_new
 
 
 def image_store(data: bytes, *, filename: str = "") -> StoredImage:  # noqa: ARG001
@@ -154,7 +160,7 @@ def stored_pixels(relative_path: str, *, input_size: int) -> NDArray[np.uint8]:
 
 def pixels_of_stored(data: bytes, *, input_size: int) -> NDArray[np.uint8]:
     """As `stored_pixels`, from bytes that this module has just made."""
-    return preprocessing.decode_to_input(data, input_size)
+    return preprocessing.to_input(decode_stored(data, input_size=input_size), input_size)
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

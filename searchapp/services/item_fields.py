@@ -77,7 +77,9 @@ def tags_clean(names: Iterable[str]) -> list[str]:
 
 
 def has_control_characters(text: str) -> bool:
-    return any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
+    return not text.isprintable() and any(
+        unicodedata.category(character) in {"Cc", "Cs"} for character in text
+    )
 
 
 def search_text_of(item: Item, tags: Iterable[str]) -> str:

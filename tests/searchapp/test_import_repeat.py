@@ -22,7 +22,7 @@ from searchapp.models import (
     ModelVersion,
     Tag,
 )
-from searchapp.services import catalogue, import_writing, importing, intake
+from searchapp.services import catalogue, import_writing, importing, intake, media
 from searchapp.services.import_sources.csv_source import csv_open
 from searchapp.services.import_sources.records import ItemRecord, RowProblem
 from searchapp.services.jobs import job_cancel, job_create, job_retry, job_run, job_run_here
@@ -250,16 +250,15 @@ def test_rows_changed_by_somebody_else_meanwhile_are_planned_again(
 def test_a_full_disk_fails_the_job_and_leaves_whole_chunks_only(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, real_replace, written = shop(tmp_path / "shop", 10), Path.replace, []
+    path, real_created, written = shop(tmp_path / "shop", 10), media._created, []
 
-    def replace(self: Path, target: Path) -> Path:
-        if self.name.startswith(".new-"):
-            written.append(target)
-            if len(written) == 11:  # the third picture of the second chunk
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real_replace(self, target)
+    def created(temporary: str) -> int:
+        written.append(temporary)
+        if len(written) == 7:  # the third picture of the second chunk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real_created(temporary)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(media, "_created", created)
     job = job_run_here(importing.import_start(source=str(path)))
 
     assert job.state == "failed"
@@ -275,7 +274,7 @@ def test_a_full_disk_while_writing_a_picture_is_said_so(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr("os.rename", full)
     with pytest.raises(NoSpace, match="The disk is full"):
         intake.image_store(encoded(gradient(), "PNG"))
     assert files_in(data_dir) == []

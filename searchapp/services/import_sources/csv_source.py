@@ -7,7 +7,7 @@ from pathlib import Path
 
 from searchapp.exceptions import InvalidInput
 from searchapp.services.categories import path_normalised
-from searchapp.services.import_sources.records import ItemRecord, Photo, QueryRecord, RowProblem, read_beside
+from searchapp.services.import_sources.records import ItemRecord, Photo, PhotoFolder, QueryRecord, RowProblem
 
 REQUIRED = ("sku", "category", "images")
 OPTIONAL = (
@@ -33,6 +33,7 @@ class CsvSource:
     name: str
     header: tuple[str, ...]
     delimiter: str
+    photos: PhotoFolder
     has_splits: bool = False
 
     @property
@@ -47,7 +48,7 @@ class CsvSource:
         return iter(())
 
     def read(self, photo: Photo) -> bytes:
-        return read_beside(self.path.parent, photo.name)
+        return self.photos.read(photo.name)
 
     def records(self) -> Iterator[ItemRecord | RowProblem]:
         first_row: dict[str, int] = {}
@@ -113,7 +114,9 @@ def csv_open(path: Path, *, name: str) -> CsvSource:
         )
     if doubled:
         raise _unusable(path, f"the column {', '.join(doubled)[:300]} is there twice")
-    return CsvSource(path=path, name=name, header=header, delimiter=delimiter)
+    return CsvSource(
+        path=path, name=name, header=header, delimiter=delimiter, photos=PhotoFolder.at(path.parent)
+    )
 
 
 def csv_header(path: Path) -> tuple[tuple[str, ...], str]:

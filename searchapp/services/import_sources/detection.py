@@ -84,7 +84,7 @@ def source_in_folder(folder: Path, *, options: ImportOptions, name: str) -> Cata
             f"{folder.name} holds {len(tables)} catalogues ({names[:200]}); name the one to import."
         )
     classes = FolderSource(root=folder, name=name, splits=options.splits, items=options.items)
-    if any(len(path.parts) > 1 for path in classes.paths):
+    if any("/" in path for path in classes.paths):
         return classes
     raise _nothing_found(folder)
 

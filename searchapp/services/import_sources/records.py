@@ -1,10 +1,12 @@
 """What every source of a catalogue yields: items with their photos, held-out queries, and rows that cannot
 be used."""
 
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, Self
 
 from django.conf import settings
 
@@ -79,28 +81,41 @@ class CatalogueSource(Protocol):
         ...
 
 
-def read_beside(root: Path, name: str) -> bytes:
-    """A photo named by a relative path, never outside `root`, not even through a link."""
-    parts = PurePosixPath(name).parts
-    if (
-        not parts
-        or name.startswith("/")
-        or ".." in parts
-        or "\\" in name
-        or "\x00" in name
-        or ":" in parts[0]
-    ):
-        raise InvalidInput(f"{name[:120]!r} is not a relative path with / between its parts")
-    target = root.joinpath(*parts)
-    try:
-        is_inside = target.resolve().is_relative_to(root.resolve())
-        if not is_inside or not target.is_file():
-            raise InvalidInput(f"{name[:120]!r} is not a file beside the catalogue")
-        size = target.stat().st_size
-        if size > settings.IMAGE_MAX_BYTES:
-            raise ImageTooLarge(
-                f"{name[:120]!r} has {size / 2**20:.1f} MB, allowed: {settings.IMAGE_MAX_BYTES >> 20} MB"
-            )
-        return target.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{name[:120]!r} cannot be read: {error.strerror}") from error
+@dataclass(frozen=True, slots=True)
+class PhotoFolder:
+    """Photos named by relative paths, never outside `root`, not even through a link."""
+
+    root: str
+    _inside: dict[str, bool] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def at(cls, root: Path) -> Self:
+        return cls(os.path.realpath(root))
+
+    def read(self, name: str) -> bytes:
+        """Raises InvalidInput, or ImageTooLarge before anything is read."""
+        parts = name.split("/")
+        if "" in parts or ".." in parts or "\\" in name or "\x00" in name or ":" in parts[0]:
+            raise InvalidInput(f"{name[:120]!r} is not a relative path with / between its parts")
+        folder = "/".join((self.root, *parts[:-1]))
+        if folder not in self._inside:
+            real = os.path.realpath(folder)
+            self._inside[folder] = real == self.root or real.startswith(self.root + "/")
+        target = f"{folder}/{parts[-1]}"
+        try:
+            found = os.lstat(target) if self._inside[folder] else None
+            if found is None or not stat.S_ISREG(found.st_mode):
+                raise _not_beside(name)
+            if found.st_size > settings.IMAGE_MAX_BYTES:
+                limit = settings.IMAGE_MAX_BYTES >> 20
+                raise ImageTooLarge(f"{name[:120]!r} has {found.st_size / 2**20:.1f} MB, allowed: {limit} MB")
+            with open(target, "rb") as stream:  # noqa: PTH123
+                return stream.read()
+        except FileNotFoundError:
+            raise _not_beside(name) from None
+        except OSError as error:
+            raise InvalidInput(f"{name[:120]!r} cannot be read: {error.strerror}") from error
+
+
+def _not_beside(name: str) -> InvalidInput:
+    return InvalidInput(f"{name[:120]!r} is not a file beside the catalogue")
