@@ -44,13 +44,18 @@ class System:
     """Start with `with`, or `prepare()` and `start()` one after the other to do something in between."""
 
     def __init__(
-        self, *, mode: Mode = "embedded", environment: Mapping[str, str] | None = None, failpoint: str = ""
+        self,
+        *,
+        mode: Mode = "embedded",
+        environment: Mapping[str, str] | None = None,
+        failpoint: str = "",
+        data: Path | None = None,
     ) -> None:
         """`failpoint` kills the worker once, or "every time: …" it passes (see searchapp/failpoints.py)."""
         self.mode = mode
         self.failpoint = failpoint
         self.folder = Path(tempfile.mkdtemp(prefix="perennial-system-"))
-        self.data = self.folder / "data"
+        self.data = data or self.folder / "data"
         self.log = self.folder / "system.log"
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"

@@ -10,12 +10,12 @@ from tests.system import Mode, System
 MODES: list[Mode] = ["embedded", "production"]
 
 
-def system_in(mode: Mode, failpoint: str = "") -> System:
+def system_in(mode: Mode, failpoint: str = "", **environment: str) -> System:
     if mode == "production" and postgresql_folder() is None:
         missing("PostgreSQL")
     if mode == "production" and redis_program() is None:
         missing("Redis")
-    return System(mode=mode, failpoint=failpoint)
+    return System(mode=mode, failpoint=failpoint, environment=environment)
 
 
 def start_job(system: System) -> str:
