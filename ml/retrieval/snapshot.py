@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 _TEMPORARY_PREFIX = ".writing-"
 
 
-class SnapshotDamaged(Exception):  # noqa: N818 - names a state, as the other errors of the product do
+class SnapshotDamaged(Exception):
     """A snapshot that must not be served; `file` is the file at fault, relative to the snapshot."""
 
     def __init__(self, directory: Path, file: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """What every engine under a gallery view promises, run against each of them; the naive one is the oracle."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -155,6 +156,16 @@ def test_the_inverted_file_finds_nine_in_ten_of_the_nearest(oracle: NaiveIndex) 
     assert found >= 0.9 * expected
 
 
+def test_the_inverted_file_itself_answers_and_does_not_leave_it_to_the_scan() -> None:
+    """FAISS's counting scanner finds nothing unless its limit is set, and the scan behind it would hide that."""
+    index = FaissIndex.build("1.0", ENTRIES, ITEMS, settings=IVF)
+    assert index._ivf is not None
+    for code in CODES:
+        distances, rows = index._probed(index._ivf, code, 10)
+        assert len(rows) == 10
+        assert distances.tolist() == np.bitwise_count(ENTRIES.codes[rows] ^ code).sum(axis=1).tolist()
+
+
 @pytest.mark.parametrize("k", [400, 401, 10**9])
 def test_k_beyond_the_gallery_gives_every_entry_once_and_never_minus_one(
     engine: EngineFactory, k: int
@@ -199,6 +210,18 @@ def test_added_entries_are_found_and_removed_ones_are_not(
     for where in (None, FILTERS["vertical"], FILTERS["most categories"], FILTERS["everything"]):
         for k in (1, 30, 1000):
             assert_same_as_oracle(later, expected, k=k, where=where)
+
+
+def test_a_smaller_id_added_later_wins_a_tie_among_hundreds(exact_engine: EngineFactory) -> None:
+    """The order of arrival is not the order of ids, and no margin taken beyond k covers this many ties."""
+    like = make_entries(300, ITEMS, first_id=2001).of_producer("1.0")
+    same = replace(like, codes=np.repeat(like.codes[:1], 300, axis=0))
+    index = changed(exact_engine("1.0", same.taken(slice(100, None)), ITEMS), added=same.taken(slice(0, 100)))
+
+    matches = index.search(same.codes[0], 10)
+
+    assert matches.entry_ids.tolist() == same.entry_ids[:10].tolist()
+    assert matches.hamming.tolist() == [0] * 10
 
 
 def test_replaying_a_change_changes_nothing(engine: EngineFactory) -> None:
