@@ -12,6 +12,7 @@ from import_export.admin import ImportExportModelAdmin
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.import_export.forms import ExportForm, ImportForm
 
+from searchapp.addresses import alt_of, item_url, thumbnail_url
 from searchapp.admin.base import STATE_LABELS, column, thumbnail
 from searchapp.admin.forms import ItemForm, item_write
 from searchapp.admin.import_page import import_catalogue, import_confirm
@@ -19,7 +20,6 @@ from searchapp.admin.resources import ItemResource
 from searchapp.models import Item, ItemImage, SearchState
 from searchapp.services import catalogue
 from searchapp.services.photo_details import image_describe
-from searchapp.views.cards import alt_of, item_url, thumbnail_of
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -59,7 +59,7 @@ class ImageInline(TabularInline):  # type: ignore[misc]
 
     @column(description="Photo")
     def preview(self, image: ItemImage) -> str:
-        return thumbnail(f"/media/{image.thumbnail}", alt_of(image, image.item), 96)
+        return thumbnail(thumbnail_url(image), alt_of(image, image.item), 96)
 
     @column(description="State")
     def badge(self, image: Any) -> str:
@@ -109,8 +109,7 @@ class ItemAdmin(ModelAdmin, ImportExportModelAdmin):  # type: ignore[misc]
     @column(description="Photo")
     def photo(self, item: Item) -> str:
         image = next(iter(item.images.all()), None)
-        shown = thumbnail_of(image, item)
-        return thumbnail(shown.url, shown.alt) if image else "none yet"
+        return thumbnail(thumbnail_url(image), alt_of(image, item)) if image else "none yet"
 
     @column(description="Item", header=True, ordering="title")
     def title_and_sku(self, item: Item) -> tuple[str, str]:

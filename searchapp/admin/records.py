@@ -8,9 +8,9 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
+from searchapp.addresses import item_url
 from searchapp.admin.base import ReadOnlyAdmin, column, thumbnail
 from searchapp.models import AuditEvent, EvaluationQuery, Feedback, Job, ModelVersion, thumbnail_path
-from searchapp.views.cards import item_url
 
 
 @admin.register(EvaluationQuery)

@@ -8,21 +8,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
+from searchapp.addresses import item_url
 from searchapp.exceptions import InvalidInput
 from searchapp.models import PATH_SEPARATOR, Item, Vertical
 from searchapp.services import browsing
 from searchapp.views.asking import Asked, asked_in
-from searchapp.views.cards import (
-    Link,
-    Photo,
-    category_of,
-    item_url,
-    leaf_of,
-    place_of,
-    price_of,
-    thumbnail_of,
-)
-from searchapp.views.panels import Chip, chips_of
+from searchapp.views.cards import Link, Photo, category_of, leaf_of, place_of, price_of, thumbnail_of
+from searchapp.views.outcomes import Chip, chips_of
 from searchapp.views.shelves import Facets, facets, items_word
 
 PAGE_SIZE = 24

@@ -1,21 +1,18 @@
 """View models of photos and result cards: every word and number a template shows, ready made."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.conf import settings
 from django.urls import reverse
 
+from searchapp.addresses import alt_of, item_url, thumbnail_url
 from searchapp.models import PATH_SEPARATOR, Item, ItemImage, Vertical
 from searchapp.services.search_answers import Result
 
 THUMBNAIL_BOX = 400
 STRENGTH_WORDS = {"strong": "Strong match", "fair": "Possible match", "weak": "Probably not it"}
-# An address path must survive browsers, which resolve dot segments; any other SKU goes into the query string.
-PLAIN_SKU = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))(?!/)(?!.*//)[\w.:/~ -]+", re.ASCII)
 CURRENCY_SIGNS = {"EUR": "€", "USD": "$", "GBP": "£", "CHF": "CHF", "JPY": "¥"}
 
 
@@ -64,14 +61,6 @@ class Card:
     feedback: FeedbackForm
 
 
-def item_url(sku: str, query_id: UUID | None = None) -> str:
-    path = reverse("item", args=[sku]) if PLAIN_SKU.fullmatch(sku) else reverse("item-by-sku")
-    query = {} if PLAIN_SKU.fullmatch(sku) else {"sku": sku}
-    if query_id is not None:
-        query["query"] = str(query_id)
-    return path + (f"?{urlencode(query)}" if query else "")
-
-
 def more_url(sku: str) -> str:
     return f"{reverse('start')}?{urlencode({'sku': sku})}"
 
@@ -79,11 +68,7 @@ def more_url(sku: str) -> str:
 def thumbnail_of(image: ItemImage | None, item: Item) -> Photo:
     if image is None:
         return Photo(url="", alt="No photo yet")
-    return Photo(f"{settings.MEDIA_URL}{image.thumbnail}", alt_of(image, item), colour=image.colour or "none")
-
-
-def alt_of(image: ItemImage, item: Item) -> str:
-    return image.alt or f"{item.title or item.sku}"
+    return Photo(thumbnail_url(image), alt_of(image, item), colour=image.colour or "none")
 
 
 def price_of(item: Item) -> str:
@@ -111,7 +96,8 @@ def coordinates_of(item: Item) -> str:
 def category_of(item: Item) -> str:
     """The category path for a card, without a last step that only repeats the title."""
     steps = item.category.path.split(PATH_SEPARATOR)
-    return " › ".join(steps[:-1] if steps[-1] == item.title and len(steps) > 1 else steps)
+    repeats = len(steps) > 1 and steps[-1].replace("-", " ").casefold() == item.title.casefold()
+    return " › ".join(steps[:-1] if repeats else steps)
 
 
 def leaf_of(path: str) -> str:

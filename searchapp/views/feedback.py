@@ -6,9 +6,10 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from searchapp.addresses import item_url
 from searchapp.exceptions import SearchAppError
 from searchapp.services import query_log
-from searchapp.views.cards import FeedbackForm, item_url
+from searchapp.views.cards import FeedbackForm
 
 
 def feedback(request: HttpRequest) -> HttpResponse:

@@ -10,6 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from searchapp.access import Role, role_of
+from searchapp.addresses import alt_of, item_url
 from searchapp.exceptions import NotFound, SearchAppError, TooManyRequests
 from searchapp.models import PATH_SEPARATOR, Item, ItemImage, Vertical
 from searchapp.services import browsing, search
@@ -21,15 +22,13 @@ from searchapp.views.cards import (
     FeedbackForm,
     Link,
     Photo,
-    alt_of,
     coordinates_of,
-    item_url,
     leaf_of,
     price_of,
     result_card,
     thumbnail_of,
 )
-from searchapp.views.panels import failure_of
+from searchapp.views.outcomes import failure_of
 from searchapp.visitor import client_address
 
 SIMILAR = 8

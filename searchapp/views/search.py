@@ -18,15 +18,8 @@ from searchapp.services.previews import preview_bytes, preview_url
 from searchapp.services.search_answers import SearchAnswer
 from searchapp.services.throttling import items_spend, search_spend
 from searchapp.views.asking import Asked, asked_in
-from searchapp.views.panels import (
-    PHOTO_GONE,
-    Results,
-    SearchPage,
-    failed,
-    panel_of,
-    results_of,
-    with_errors,
-)
+from searchapp.views.outcomes import PHOTO_GONE, Results, failed, results_of
+from searchapp.views.panels import SearchPage, panel_of, with_errors
 from searchapp.views.shelves import facets, sample_tiles, shelf_tiles
 from searchapp.visitor import client_address
 

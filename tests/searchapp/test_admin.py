@@ -345,6 +345,15 @@ def test_the_demonstration_staff_sees_the_catalogue_and_not_the_keys(data_dir: P
     assert "API keys" not in overview
 
 
+def test_the_admin_loads_and_sends_nothing_outside_this_site_and_is_framed_by_nobody(admin: Client) -> None:
+    policy = admin.get("/admin/")["Content-Security-Policy"]
+
+    assert "default-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "http" not in policy
+    assert "unsafe" not in admin.get("/jobs/")["Content-Security-Policy"]
+
+
 def test_hostile_titles_are_text_in_the_admin(admin: Client, photos: list[bytes]) -> None:
     item = item_with_photos("evil", [photos[0]], title=HOSTILE, description=HOSTILE)
     ItemImage.objects.update(failure=HOSTILE)

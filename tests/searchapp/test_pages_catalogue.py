@@ -10,9 +10,9 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from searchapp.addresses import item_url
 from searchapp.models import Item
 from searchapp.services import catalogue, intake, media
-from searchapp.views.cards import item_url
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 from tests.searchapp.test_pages_search import text_of, titles
 
