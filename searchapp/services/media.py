@@ -50,13 +50,21 @@ def media_write(name: str, data: bytes) -> bool:
 
 def media_link(existing: str, name: str) -> None:
     """Give a file that is there a second name; a copy where the file system has no links."""
+    source, target = f"{settings.MEDIA_ROOT}/{existing}", f"{settings.MEDIA_ROOT}/{name}"
     try:
-        os.link(f"{settings.MEDIA_ROOT}/{existing}", f"{settings.MEDIA_ROOT}/{name}")
+        _linked(source, target)
     except FileExistsError:
         return
     except OSError:
-        media_path(name).parent.mkdir(parents=True, exist_ok=True)
         media_write(name, media_read(existing))
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, target)
 
 
 def _created(temporary: str) -> int:
