@@ -1,9 +1,11 @@
 """An import in each of its forms, from real photos, with the rows that come of it."""
 
 import csv
+import gzip
 import io
 import json
 import shutil
+import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -220,6 +222,30 @@ def test_splits_and_reserved_classes_can_be_asked_for(
     assert report["evaluation_queries"] == 0
     with pytest.raises(InvalidInput, match="'nonsense' is unknown, allowed: train, val"):
         importing.ImportOptions(splits=("nonsense",))
+
+
+def test_the_files_of_mnist_become_items_and_held_out_queries(
+    data_dir: Path, tmp_path: Path, data_packs: Path
+) -> None:
+    folder = tmp_path / "fashion_mnist"
+    folder.mkdir()
+    shutil.copyfile(data_packs / "fashion_mnist" / "classes.csv", folder / "classes.csv")
+    for stem, count in (("train", 12), ("t10k", 5)):
+        for kind, head, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            name = f"{stem}-{kind}-ubyte.gz"
+            raw = gzip.decompress((data_packs / "fashion_mnist" / name).read_bytes())
+            cut = raw[:4] + struct.pack(">I", count) + raw[8 : head + size * count]
+            (folder / name).write_bytes(gzip.compress(cut))
+
+    report = imported(folder)
+
+    assert (counts(report), report["evaluation_queries"]) == ([12, 0, 0, 0], 5)
+    first = Item.objects.get(sku="fashion_mnist:train-00000")
+    assert first.category.path == "Ankle boot"  # the first label of the published file is 9
+    assert (first.images.get().width, first.images.get().extension) == (28, "png")
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"nonsense"))
+    with pytest.raises(InvalidInput, match=r"train-labels-idx1-ubyte\.gz is not an IDX file"):
+        importing.import_preview(path=folder, options=importing.ImportOptions(), progress=lambda *_: None)
 
 
 def zipped_folder(folder: Path, target: Path, prefix: str = "") -> Path:

@@ -12,6 +12,7 @@ from searchapp.exceptions import InvalidInput
 from searchapp.services.archives import archive_unpack
 from searchapp.services.import_sources.csv_source import REQUIRED, csv_header, csv_open
 from searchapp.services.import_sources.folder_source import FolderSource
+from searchapp.services.import_sources.idx_source import IdxSource, is_idx
 from searchapp.services.import_sources.pack_source import PackSource
 from searchapp.services.import_sources.records import CatalogueSource
 
@@ -68,13 +69,15 @@ def source_opened(path: Path, *, options: ImportOptions, workspace: Path) -> Ite
 
 
 def source_in_folder(folder: Path, *, options: ImportOptions, name: str) -> CatalogueSource:
-    """A data pack, a CSV with its photos, or class folders, in this order."""
+    """A data pack, IDX files, a CSV with its photos, or class folders, in this order."""
     if is_pack(folder):
         try:
             pack = open_pack(folder, name=name)
         except ValueError as error:
             raise InvalidInput(str(error)) from error
         return PackSource(pack, splits=options.splits, include_reserved=options.include_reserved)
+    if is_idx(folder):
+        return IdxSource(root=folder, name=name, splits=options.splits)
     tables = [table for table in sorted(folder.glob("*.csv")) if _is_catalogue(table)]
     if len(tables) == 1:
         return csv_open(tables[0], name=name)
@@ -94,6 +97,7 @@ def _nothing_found(folder: Path) -> InvalidInput:
     hint = f" It holds data packs, to be imported one by one: {packs}." if packs else ""
     message = (
         f"No catalogue was found in {folder.name}. Looked for: a data pack (labels.csv beside .tar shards), "
+        "the .gz files of MNIST, "
         f"a .csv with the columns {', '.join(REQUIRED)}, folders named after classes with photos.{hint}"
     )
     return InvalidInput(message, fields={"path": "no catalogue found"})
