@@ -146,10 +146,12 @@ def _row(job: Job, now: datetime, first_errors: int | None = FIRST_ERRORS) -> Jo
     shown = errors if first_errors is None else errors[:first_errors]
     kind = JOB_KINDS.get(job.kind)
     is_active = job.state not in FINISHED_STATES
+    is_dry_run = bool((job.payload.get("options") or {}).get("dry_run"))
+    title = kind.title if kind else job.kind
     return JobRow(
         job=job,
-        title=job.subject or (kind.title if kind else job.kind),
-        kind=kind.title if kind else job.kind,
+        title=job.subject or title,
+        kind="Trial run, nothing is written" if is_dry_run else title,
         who=job.created_by.get_username() if job.created_by else "the system",
         state=job.state,
         state_word="Cancelling" if is_active and job.cancel_requested else job.get_state_display(),
@@ -166,7 +168,7 @@ def _row(job: Job, now: datetime, first_errors: int | None = FIRST_ERRORS) -> Jo
         can_retry=job.state in (JobState.FAILED, JobState.CANCELLED),
         is_active=is_active,
         has_report=bool(job.result),
-        is_dry_run=bool((job.payload.get("options") or {}).get("dry_run")),
+        is_dry_run=is_dry_run,
     )
 
 
@@ -190,7 +192,8 @@ def _pace(job: Job, now: datetime) -> str:
     if job.started_at is None or not job.done_count:
         return ""
     seconds = ((job.finished_at or now) - job.started_at).total_seconds()
-    return f"{job.done_count / seconds:,.1f} items/s" if seconds > 0.1 else ""
+    pace = job.done_count / seconds if seconds > 0.1 else 0.0
+    return f"{pace:,.1f} items/s" if pace >= 0.05 else ""
 
 
 def _eta(seconds: float | None) -> str:

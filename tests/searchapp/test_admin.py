@@ -19,7 +19,7 @@ from tests.searchapp.api_cast import session_client, user_make
 from tests.searchapp.galleries import item_with_photos, shop
 from tests.searchapp.test_pages_search import HOSTILE, text_of
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.database]
 ITEMS = "/admin/searchapp/item/"
 
 

@@ -16,7 +16,7 @@ from searchapp.services import catalogue, intake, media
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 from tests.searchapp.test_pages_search import text_of, titles
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
 
 @pytest.fixture(autouse=True)

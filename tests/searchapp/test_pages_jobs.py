@@ -17,7 +17,7 @@ from tests.searchapp.api_cast import session_client, user_make
 from tests.searchapp.test_pages_search import text_of
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
 
 @pytest.fixture

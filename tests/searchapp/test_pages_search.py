@@ -20,7 +20,7 @@ from searchapp.views.asking import Asked, asked_in
 from searchapp.views.shelves import facets
 from tests.searchapp.galleries import item_with_photos, shop
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.database]
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 
