@@ -60,20 +60,11 @@ document.addEventListener("click", (event) => {
   drop(chip);
 });
 
-document.addEventListener("htmx:configRequest", (event) => {
-  const isFeedback = event.target.matches("[data-feedback]");
-  const photo = query()?.elements.image?.files[0];
-  if (isFeedback && photo && document.getElementById("consent")?.checked) event.detail.formData.append("image", photo);
-});
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.target.id === "query") document.getElementById("results").classList.add("is-busy");
 });
 document.addEventListener("htmx:afterSettle", (event) => {
-  const said = event.target.querySelector?.("[data-said]") || document.activeElement?.closest("[data-feedback]")?.querySelector("[data-said]");
-  if (event.target.id !== "results") {
-    if (said) announce(said.dataset.said);
-    return;
-  }
+  if (event.target.id !== "results") return;
   event.target.classList.remove("is-busy", "is-first");
   const title = document.getElementById("results-title");
   announce(title?.dataset.announce || "");

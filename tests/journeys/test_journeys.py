@@ -28,6 +28,8 @@ def first_query(shop: Shop) -> tuple[str, Path]:
 def test_a_shopper_uploads_crops_filters_opens_asks_for_more_and_says_what_was_right(
     shop: Shop, visitor_of: NewVisitor
 ) -> None:
+    verdicts = "SELECT sku, verdict FROM searchapp_feedback ORDER BY id"
+    before_all = shop.system.rows(verdicts)
     visitor = visitor_of()
     page = visitor.open("/")
     name, photo = first_query(shop)
@@ -78,14 +80,15 @@ def test_a_shopper_uploads_crops_filters_opens_asks_for_more_and_says_what_was_r
     expect(page.locator("h1")).to_be_visible()
     page.get_by_role("button", name=re.compile("^This is it")).first.click()
     expect(page.locator(".feedback-said")).to_have_text("This is it")
+    expect(page.get_by_role("button", name=re.compile("^Undo"))).to_be_focused()
+    expect(page.locator("#announce")).to_have_text("This is it")
     page.get_by_role("link", name="More like this", exact=True).click()
     expect(page.locator("#results-title")).to_contain_text("results")
     page.get_by_role("button", name=re.compile("^Not this")).first.click()
     expect(page.locator(".feedback-said")).to_have_text("Not this")
     page.get_by_role("button", name=re.compile("^Undo")).click()
     expect(page.locator(".feedback-said")).to_have_count(0)
-    verdicts = shop.system.rows("SELECT sku, verdict FROM searchapp_feedback")
-    assert verdicts == [(name, "right")]
+    assert shop.system.rows(verdicts)[len(before_all) :] == [(name, "right")]
     assert visitor.complaints == []
 
 
@@ -109,6 +112,25 @@ def test_the_browser_shrinks_a_big_photo_turns_it_upright_and_leaves_its_place_b
     assert Image.open(io.BytesIO(sent)).size == (683, 1024)
     assert len(sent) < big.stat().st_size / 2
     assert b"Exif" not in sent
+
+
+def test_a_photo_is_kept_only_when_the_shopper_ticked_that_it_may_be(
+    shop: Shop, visitor_of: NewVisitor
+) -> None:
+    visitor = visitor_of()
+    page = visitor.open("/")
+    visitor.choose_photo(first_query(shop)[1])
+    visitor.wait_for_results()
+    kept = shop.system.data / "query_images"
+
+    page.get_by_role("button", name=re.compile("^This is it")).first.click()
+    expect(page.locator(".feedback-said")).to_have_count(1)
+    assert not list(kept.glob("*.img"))
+
+    page.check("#consent")
+    page.get_by_role("button", name=re.compile("^Not this")).first.click()
+    expect(page.locator(".feedback-said")).to_have_count(2)
+    assert len(list(kept.glob("*.img"))) == 1
 
 
 def test_a_dropped_pdf_is_refused_at_once_and_a_pasted_photo_is_searched(
