@@ -6,14 +6,16 @@ adds nothing twice.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 from django.db.models import Max
+from numpy.typing import NDArray
 
-from searchapp.exceptions import BadImage, InvalidInput
+from searchapp.exceptions import InvalidInput
 from searchapp.models import PATH_SEPARATOR, Category, EvaluationQuery, Item, ItemImage, Vertical
-from searchapp.services import intake
 from searchapp.services.categories import path_parse
 from searchapp.services.holding_out import is_one_in_eight
 from searchapp.services.import_chunks import (
@@ -24,6 +26,7 @@ from searchapp.services.import_chunks import (
     PlannedQuery,
     Unit,
 )
+from searchapp.services.import_reading import PhotoToRead, ReadPhoto, photos_read
 from searchapp.services.import_sources.records import (
     CatalogueSource,
     ItemRecord,
@@ -31,6 +34,7 @@ from searchapp.services.import_sources.records import (
     QueryRecord,
     RowProblem,
 )
+from searchapp.services.intake import StoredImage
 from searchapp.services.item_fields import ItemFields, fields_error, item_apply, tags_clean
 
 SOURCE_LENGTH = 200
@@ -47,7 +51,7 @@ class _Known:
     """What the rows say of a chunk: items by SKU; uploads and next position by item id; queries by source."""
 
     items: dict[str, Item]
-    uploads: dict[int, set[str]]
+    uploads: dict[int, frozenset[str]]
     positions: dict[int, int]
     queries: dict[str, str]
 
@@ -55,19 +59,36 @@ class _Known:
 def chunk_plan(
     context: ImportContext, plan: ChunkPlan, units: Sequence[Unit], heard: Callable[[int], None]
 ) -> None:
-    """Fill `plan`: photos are read, cleaned, stored (unless it is a dry run) and encoded, one after the
-    other."""
+    """Fill `plan`: photos are read, cleaned, stored (unless it is a dry run) and encoded here."""
     known = _known(context, units)
+    wanted = _to_read(context, units, known)
+    with closing(photos_read(context.source, wanted, None if context.is_dry else plan.stored)) as photos:
+        for unit in units:
+            heard(plan.report.position)
+            read = next(photos) if unit.photo or unit.query else None
+            if unit.problem:
+                plan.report.failed += 1
+                plan.report.error(unit.problem)
+            elif unit.query and read:
+                _plan_query(context, plan, unit.query, read, known)
+            elif unit.record:
+                _plan_item(context, plan, unit, read, known)
+            plan.report.position += 1
+
+
+def _to_read(context: ImportContext, units: Sequence[Unit], known: _Known) -> list[PhotoToRead]:
+    wanted = []
     for unit in units:
-        heard(plan.report.position)
-        if unit.problem:
-            plan.report.failed += 1
-            plan.report.error(unit.problem)
-        elif unit.query:
-            _plan_query(context, plan, unit.query, known)
-        elif unit.record:
-            _plan_item(context, plan, unit, known)
-        plan.report.position += 1
+        if unit.query:
+            held = known.queries.get(query_source(context.source, unit.query))
+            wanted.append(PhotoToRead(unit.query.photo, frozenset([held] if held else []), None))
+        elif unit.photo and unit.record:
+            item = known.items.get(unit.record.sku)
+            uploads = known.uploads.get(item.pk, frozenset()) if item else frozenset()
+            wanted.append(
+                PhotoToRead(unit.photo, uploads, context.encoder.input_size if context.encoder else None)
+            )
+    return wanted
 
 
 def _known(context: ImportContext, units: Sequence[Unit]) -> _Known:
@@ -81,13 +102,16 @@ def _known(context: ImportContext, units: Sequence[Unit]) -> _Known:
     uploads: dict[int, set[str]] = {}
     for item_id, sha256 in photos.values_list("item_id", "upload_sha256"):
         uploads.setdefault(item_id, set()).add(sha256)
+    frozen = {item_id: frozenset(found) for item_id, found in uploads.items()}
     last = photos.values("item_id").annotate(last=Max("position")).values_list("item_id", "last")
     sources = [query_source(context.source, unit.query) for unit in units if unit.query]
     queries = EvaluationQuery.objects.filter(source__in=sources).values_list("source", "upload_sha256")
-    return _Known(items, uploads, {item_id: position + 1 for item_id, position in last}, dict(queries))
+    return _Known(items, frozen, {item_id: position + 1 for item_id, position in last}, dict(queries))
 
 
-def _plan_item(context: ImportContext, plan: ChunkPlan, unit: Unit, known: _Known) -> None:
+def _plan_item(
+    context: ImportContext, plan: ChunkPlan, unit: Unit, read: ReadPhoto | None, known: _Known
+) -> None:
     record = cast("ItemRecord", unit.record)
     current = plan.report.begin(record.sku, existed=record.sku in known.items)
     if not current.problem:
@@ -95,7 +119,7 @@ def _plan_item(context: ImportContext, plan: ChunkPlan, unit: Unit, known: _Know
             if record.sku not in plan.items:
                 plan.items[record.sku] = _planned(context, record, known)
             planned = plan.items[record.sku]
-            is_new_photo = _plan_photo(context, plan, planned, unit.photo)
+            is_new_photo = _plan_photo(context, plan, planned, unit.photo, read)
             planned.is_kept = current.good = True
             current.changed = current.changed or is_new_photo or planned.is_touched
         except _Unusable as problem:
@@ -123,7 +147,7 @@ def _planned(context: ImportContext, record: ItemRecord, known: _Known) -> Plann
         changed.append("category")
     if tags is not None and sorted(tags) == sorted(tag.name for tag in row.tags.all()):
         tags = None
-    uploads, position = known.uploads.get(row.pk, set()), known.positions.get(row.pk, 0)
+    uploads, position = set(known.uploads.get(row.pk, ())), known.positions.get(row.pk, 0)
     return PlannedItem(record, row, changed, tags, uploads, position)
 
 
@@ -141,69 +165,59 @@ def _checked_category(context: ImportContext, record: ItemRecord) -> str:
     return path
 
 
-def _plan_photo(context: ImportContext, plan: ChunkPlan, planned: PlannedItem, photo: Photo | None) -> bool:
+def _plan_photo(
+    context: ImportContext, plan: ChunkPlan, planned: PlannedItem, photo: Photo | None, read: ReadPhoto | None
+) -> bool:
     """True when the photo is new to the item. Raises _Unusable when it cannot be used."""
-    if photo is None:
+    if photo is None or read is None:
         if planned.uploads:
             return False
         raise _Unusable({"images": "it is required: the item has no photo yet"})
-    data = _read(context, photo)
-    sha256 = hashlib.sha256(data).hexdigest()
-    if sha256 in planned.uploads:
+    _check_usable(read)
+    if read.stored is None or read.sha256 in planned.uploads:
         return False
-    planned.photos.append(_encoded(context, photo, _cleaned(context, plan, photo, data)))
-    planned.uploads.add(sha256)
+    planned.photos.append(_encoded(context, photo, read.stored, read.pixels))
+    planned.uploads.add(read.sha256)
     plan.report.images_added += 1
     counts = context.photos_of.setdefault(planned.record.category, [0, 0])
     counts[0] += 1
-    counts[1] += is_one_in_eight(planned.photos[-1].stored.image_sha256)
+    counts[1] += is_one_in_eight(read.stored.image_sha256)
     return True
 
 
-def _encoded(context: ImportContext, photo: Photo, clean: intake.CleanImage) -> PlannedPhoto:
-    if context.encoder is None:
-        return PlannedPhoto(photo, clean.stored)
+def _check_usable(read: ReadPhoto) -> None:
+    if read.problem:
+        raise _Unusable({"images": read.problem})
+
+
+def _encoded(
+    context: ImportContext, photo: Photo, stored: StoredImage, pixels: NDArray[np.uint8] | None
+) -> PlannedPhoto:
+    if context.encoder is None or pixels is None:
+        return PlannedPhoto(photo, stored)
     # One photo a call: a batch rounds differently, and a catalogue photo used as a query must find itself.
-    pixels = intake.pixels_of_stored(clean.data, input_size=context.encoder.input_size)
     encoded = context.encoder.encode(pixels[None])
     return PlannedPhoto(
         photo,
-        clean.stored,
+        stored,
         code=encoded.packed_codes[0].tobytes(),
         embedding=encoded.embeddings[0].astype("<f2").tobytes(),
     )
 
 
-def _read(context: ImportContext, photo: Photo) -> bytes:
-    try:
-        return context.source.read(photo)
-    except (InvalidInput, BadImage) as error:
-        raise _Unusable({"images": error.message}) from error
-
-
-def _cleaned(context: ImportContext, plan: ChunkPlan, photo: Photo, data: bytes) -> intake.CleanImage:
-    try:
-        clean = intake.image_clean(data)
-    except BadImage as error:
-        raise _Unusable({"images": f"{photo.name[:120]}: {error.message}"}) from error
-    if not context.is_dry:
-        plan.stored.append(clean.stored)
-        intake.image_write(clean)
-    return clean
-
-
-def _plan_query(context: ImportContext, plan: ChunkPlan, query: QueryRecord, known: _Known) -> None:
-    source = query_source(context.source, query)
+def _plan_query(
+    context: ImportContext, plan: ChunkPlan, query: QueryRecord, read: ReadPhoto, known: _Known
+) -> None:
     try:
         if query.sku is not None and not _is_item_there(context, plan, query.sku, known):
             raise _Unusable({"images": f"its item {query.sku!r} is not in the catalogue"})  # noqa: TRY301
-        data = _read(context, query.photo)
-        if known.queries.get(source) != hashlib.sha256(data).hexdigest():
-            clean = _cleaned(context, plan, query.photo, data)
-            plan.queries.append(PlannedQuery(query, clean.stored, source))
-        plan.report.evaluation_queries += 1
+        _check_usable(read)
     except _Unusable as problem:
         plan.report.error(RowProblem(query.photo.row, "images", problem.fields["images"]))
+        return
+    if read.stored is not None:
+        plan.queries.append(PlannedQuery(query, read.stored, query_source(context.source, query)))
+    plan.report.evaluation_queries += 1
 
 
 def _is_item_there(context: ImportContext, plan: ChunkPlan, sku: str, known: _Known) -> bool:

@@ -13,7 +13,7 @@ from searchapp.services.categories import category_ensure
 from searchapp.services.gallery import Changes, NewEntry, entries_add, gallery_transaction
 from searchapp.services.import_chunks import ChunkPlan, ImportContext, PlannedItem, PlannedPhoto
 from searchapp.services.item_fields import search_text_of
-from searchapp.services.media import media_exists
+from searchapp.services.media import media_exists, media_remove_unused
 
 Save = Callable[[dict[str, Any]], None]
 
@@ -32,6 +32,11 @@ def chunk_write(context: ImportContext, plan: ChunkPlan, save: Save) -> None:
         _write_photos(changes, kept, context.version)
         _write_queries(plan, kept, categories)
         save(plan.report.as_checkpoint())
+    used = {ready.stored.image_sha256 for planned in kept for ready in planned.photos}
+    used |= {query.stored.image_sha256 for query in plan.queries}
+    media_remove_unused(
+        (stored.image_sha256, stored.files) for stored in plan.stored if stored.image_sha256 not in used
+    )
     _store_again_what_vanished(context, plan)
 
 
