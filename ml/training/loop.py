@@ -89,7 +89,7 @@ class Progress:
     logs: dict[str, float]  # means over the epoch
 
 
-class FitCancelled(Exception):  # noqa: N818  (not an error: somebody asked for it)
+class FitCancelled(Exception):
     """The caller asked to stop; the last epoch's checkpoint remains."""
 
 

@@ -9,7 +9,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -18,359 +17,760 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Query',
+            name="Query",
             fields=[
-                ('id', models.UUIDField(primary_key=True, serialize=False)),
-                ('kind', models.CharField(max_length=10)),
-                ('text', models.CharField(blank=True, max_length=300)),
-                ('filters', models.JSONField(default=dict)),
-                ('version', models.CharField(max_length=20)),
-                ('arm', models.CharField(max_length=9)),
-                ('result_skus', models.JSONField(default=list)),
-                ('strong_count', models.PositiveIntegerField(default=0)),
-                ('took_ms', models.JSONField(default=dict)),
-                ('asked_at', models.DateTimeField(db_index=True)),
+                ("id", models.UUIDField(primary_key=True, serialize=False)),
+                ("kind", models.CharField(max_length=10)),
+                ("text", models.CharField(blank=True, max_length=300)),
+                ("filters", models.JSONField(default=dict)),
+                ("version", models.CharField(max_length=20)),
+                ("arm", models.CharField(max_length=9)),
+                ("result_skus", models.JSONField(default=list)),
+                ("strong_count", models.PositiveIntegerField(default=0)),
+                ("took_ms", models.JSONField(default=dict)),
+                ("asked_at", models.DateTimeField(db_index=True)),
             ],
             options={
-                'verbose_name_plural': 'queries',
+                "verbose_name_plural": "queries",
             },
         ),
         migrations.CreateModel(
-            name='Tag',
+            name="Tag",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80, unique=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80, unique=True)),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='ApiKey',
+            name="ApiKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100)),
-                ('prefix', models.CharField(max_length=12, unique=True)),
-                ('key_sha256', models.CharField(max_length=64, unique=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='api_keys', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=100)),
+                ("prefix", models.CharField(max_length=12, unique=True)),
+                ("key_sha256", models.CharField(max_length=64, unique=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="api_keys",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'API key',
+                "verbose_name": "API key",
             },
         ),
         migrations.CreateModel(
-            name='AuditEvent',
+            name="AuditEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('action', models.CharField(db_index=True, max_length=60)),
-                ('actor_name', models.CharField(blank=True, max_length=150)),
-                ('subject', models.CharField(max_length=300)),
-                ('before', models.JSONField(default=dict)),
-                ('after', models.JSONField(default=dict)),
-                ('reason', models.CharField(blank=True, max_length=500)),
-                ('created_at', models.DateTimeField(auto_now_add=True, db_index=True)),
-                ('actor', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("action", models.CharField(db_index=True, max_length=60)),
+                ("actor_name", models.CharField(blank=True, max_length=150)),
+                ("subject", models.CharField(max_length=300)),
+                ("before", models.JSONField(default=dict)),
+                ("after", models.JSONField(default=dict)),
+                ("reason", models.CharField(blank=True, max_length=500)),
+                ("created_at", models.DateTimeField(auto_now_add=True, db_index=True)),
+                (
+                    "actor",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Category',
+            name="Category",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=120)),
-                ('slug', models.SlugField(max_length=200, unique=True)),
-                ('path', models.CharField(editable=False, max_length=500, unique=True)),
-                ('vertical', models.CharField(choices=[('product', 'Product'), ('landmark', 'Landmark')], default='product', max_length=10)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('parent', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='children', to='searchapp.category')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=120)),
+                ("slug", models.SlugField(max_length=200, unique=True)),
+                ("path", models.CharField(editable=False, max_length=500, unique=True)),
+                (
+                    "vertical",
+                    models.CharField(
+                        choices=[("product", "Product"), ("landmark", "Landmark")],
+                        default="product",
+                        max_length=10,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="children",
+                        to="searchapp.category",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'categories',
-                'ordering': ['path'],
+                "verbose_name_plural": "categories",
+                "ordering": ["path"],
             },
         ),
         migrations.CreateModel(
-            name='Feedback',
+            name="Feedback",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('query_id', models.UUIDField(db_index=True)),
-                ('sku', models.CharField(max_length=120)),
-                ('verdict', models.CharField(choices=[('right', 'This is it'), ('wrong', 'Not this')], max_length=5)),
-                ('image_sha256', models.CharField(blank=True, help_text="kept only with the shopper's consent", max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('user', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("query_id", models.UUIDField(db_index=True)),
+                ("sku", models.CharField(max_length=120)),
+                (
+                    "verdict",
+                    models.CharField(choices=[("right", "This is it"), ("wrong", "Not this")], max_length=5),
+                ),
+                (
+                    "image_sha256",
+                    models.CharField(
+                        blank=True, help_text="kept only with the shopper's consent", max_length=64
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'feedback',
+                "verbose_name_plural": "feedback",
             },
         ),
         migrations.CreateModel(
-            name='GalleryChange',
+            name="GalleryChange",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('sequence', models.BigIntegerField()),
-                ('kind', models.CharField(choices=[('entry_added', 'Entry Added'), ('entry_removed', 'Entry Removed'), ('item_changed', 'Item Changed'), ('item_removed', 'Item Removed')], max_length=13)),
-                ('subject_id', models.BigIntegerField(help_text='entry id for entry_*, item id for item_*')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("sequence", models.BigIntegerField()),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("entry_added", "Entry Added"),
+                            ("entry_removed", "Entry Removed"),
+                            ("item_changed", "Item Changed"),
+                            ("item_removed", "Item Removed"),
+                        ],
+                        max_length=13,
+                    ),
+                ),
+                ("subject_id", models.BigIntegerField(help_text="entry id for entry_*, item id for item_*")),
             ],
             options={
-                'ordering': ['sequence', 'id'],
-                'indexes': [models.Index(fields=['sequence'], name='gallery_change_sequence')],
+                "ordering": ["sequence", "id"],
+                "indexes": [models.Index(fields=["sequence"], name="gallery_change_sequence")],
             },
         ),
         migrations.CreateModel(
-            name='GalleryCounter',
+            name="GalleryCounter",
             fields=[
-                ('id', models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
-                ('value', models.BigIntegerField(default=0)),
+                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                ("value", models.BigIntegerField(default=0)),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(('id', 1)), name='one_gallery_counter')],
+                "constraints": [
+                    models.CheckConstraint(condition=models.Q(("id", 1)), name="one_gallery_counter")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Item',
+            name="Item",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('sku', models.CharField(max_length=120, unique=True, verbose_name='SKU')),
-                ('title', models.CharField(blank=True, max_length=300)),
-                ('description', models.TextField(blank=True)),
-                ('price', models.DecimalField(blank=True, decimal_places=2, max_digits=12, null=True, validators=[django.core.validators.MinValueValidator(Decimal('0'))])),
-                ('currency', models.CharField(blank=True, max_length=3)),
-                ('url', models.URLField(blank=True, max_length=500)),
-                ('address', models.CharField(blank=True, max_length=300)),
-                ('latitude', models.FloatField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(-90.0), django.core.validators.MaxValueValidator(90.0)])),
-                ('longitude', models.FloatField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(-180.0), django.core.validators.MaxValueValidator(180.0)])),
-                ('search_text', models.TextField(blank=True, editable=False)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('category', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='items', to='searchapp.category')),
-                ('tags', models.ManyToManyField(blank=True, related_name='items', to='searchapp.tag')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("sku", models.CharField(max_length=120, unique=True, verbose_name="SKU")),
+                ("title", models.CharField(blank=True, max_length=300)),
+                ("description", models.TextField(blank=True)),
+                (
+                    "price",
+                    models.DecimalField(
+                        blank=True,
+                        decimal_places=2,
+                        max_digits=12,
+                        null=True,
+                        validators=[django.core.validators.MinValueValidator(Decimal("0"))],
+                    ),
+                ),
+                ("currency", models.CharField(blank=True, max_length=3)),
+                ("url", models.URLField(blank=True, max_length=500)),
+                ("address", models.CharField(blank=True, max_length=300)),
+                (
+                    "latitude",
+                    models.FloatField(
+                        blank=True,
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(-90.0),
+                            django.core.validators.MaxValueValidator(90.0),
+                        ],
+                    ),
+                ),
+                (
+                    "longitude",
+                    models.FloatField(
+                        blank=True,
+                        null=True,
+                        validators=[
+                            django.core.validators.MinValueValidator(-180.0),
+                            django.core.validators.MaxValueValidator(180.0),
+                        ],
+                    ),
+                ),
+                ("search_text", models.TextField(blank=True, editable=False)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "category",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="items",
+                        to="searchapp.category",
+                    ),
+                ),
+                ("tags", models.ManyToManyField(blank=True, related_name="items", to="searchapp.tag")),
             ],
             options={
-                'ordering': ['-created_at', 'sku'],
+                "ordering": ["-created_at", "sku"],
             },
         ),
         migrations.CreateModel(
-            name='EvaluationQuery',
+            name="EvaluationQuery",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('source', models.CharField(help_text='<pack>:<path>, so an import can be repeated', max_length=200, unique=True)),
-                ('split', models.CharField(max_length=20)),
-                ('image_sha256', models.CharField(max_length=64)),
-                ('upload_sha256', models.CharField(max_length=64)),
-                ('extension', models.CharField(max_length=4)),
-                ('relevance', models.CharField(choices=[('item', 'Same item'), ('category', 'Same leaf category')], max_length=8)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('category', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='evaluation_queries', to='searchapp.category')),
-                ('item', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='evaluation_queries', to='searchapp.item')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "source",
+                    models.CharField(
+                        help_text="<pack>:<path>, so an import can be repeated", max_length=200, unique=True
+                    ),
+                ),
+                ("split", models.CharField(max_length=20)),
+                ("image_sha256", models.CharField(max_length=64)),
+                ("upload_sha256", models.CharField(max_length=64)),
+                ("extension", models.CharField(max_length=4)),
+                (
+                    "relevance",
+                    models.CharField(
+                        choices=[("item", "Same item"), ("category", "Same leaf category")], max_length=8
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "category",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="evaluation_queries",
+                        to="searchapp.category",
+                    ),
+                ),
+                (
+                    "item",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="evaluation_queries",
+                        to="searchapp.item",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'evaluation queries',
+                "verbose_name_plural": "evaluation queries",
             },
         ),
         migrations.CreateModel(
-            name='ItemImage',
+            name="ItemImage",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('image_sha256', models.CharField(db_index=True, editable=False, max_length=64)),
-                ('upload_sha256', models.CharField(db_index=True, editable=False, max_length=64)),
-                ('extension', models.CharField(editable=False, max_length=4)),
-                ('width', models.PositiveIntegerField(editable=False)),
-                ('height', models.PositiveIntegerField(editable=False)),
-                ('size_bytes', models.PositiveIntegerField(editable=False)),
-                ('colour', models.CharField(editable=False, help_text='mean colour, shown while the photo loads', max_length=7)),
-                ('position', models.PositiveIntegerField(default=0)),
-                ('alt', models.CharField(blank=True, max_length=300, verbose_name='description for people who cannot see it')),
-                ('failure', models.CharField(blank=True, editable=False, max_length=500)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('item', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='images', to='searchapp.item')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("image_sha256", models.CharField(db_index=True, editable=False, max_length=64)),
+                ("upload_sha256", models.CharField(db_index=True, editable=False, max_length=64)),
+                ("extension", models.CharField(editable=False, max_length=4)),
+                ("width", models.PositiveIntegerField(editable=False)),
+                ("height", models.PositiveIntegerField(editable=False)),
+                ("size_bytes", models.PositiveIntegerField(editable=False)),
+                (
+                    "colour",
+                    models.CharField(
+                        editable=False, help_text="mean colour, shown while the photo loads", max_length=7
+                    ),
+                ),
+                ("position", models.PositiveIntegerField(default=0)),
+                (
+                    "alt",
+                    models.CharField(
+                        blank=True, max_length=300, verbose_name="description for people who cannot see it"
+                    ),
+                ),
+                ("failure", models.CharField(blank=True, editable=False, max_length=500)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "item",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="images",
+                        to="searchapp.item",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['item_id', 'position', 'id'],
+                "ordering": ["item_id", "position", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Job',
+            name="Job",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('kind', models.CharField(max_length=40)),
-                ('queue', models.CharField(choices=[('default', 'Default'), ('training', 'Training')], default='default', max_length=10)),
-                ('subject', models.CharField(blank=True, help_text='what it is about, in words', max_length=300)),
-                ('payload', models.JSONField(default=dict)),
-                ('idempotency_key', models.CharField(blank=True, max_length=200)),
-                ('state', models.CharField(choices=[('queued', 'Waiting'), ('running', 'Running'), ('done', 'Done'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='queued', max_length=9)),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('max_attempts', models.PositiveIntegerField(default=3)),
-                ('fence', models.PositiveIntegerField(default=0)),
-                ('lease_owner', models.CharField(blank=True, max_length=120)),
-                ('lease_until', models.DateTimeField(blank=True, null=True)),
-                ('cancel_requested', models.BooleanField(default=False)),
-                ('done_count', models.PositiveBigIntegerField(default=0)),
-                ('total_count', models.PositiveBigIntegerField(default=0)),
-                ('message', models.CharField(blank=True, max_length=500)),
-                ('checkpoint', models.JSONField(blank=True, default=dict)),
-                ('result', models.JSONField(blank=True, null=True)),
-                ('error', models.TextField(blank=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
-                ('retry_of', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='retries', to='searchapp.job')),
+                (
+                    "id",
+                    models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
+                ),
+                ("kind", models.CharField(max_length=40)),
+                (
+                    "queue",
+                    models.CharField(
+                        choices=[("default", "Default"), ("training", "Training")],
+                        default="default",
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "subject",
+                    models.CharField(blank=True, help_text="what it is about, in words", max_length=300),
+                ),
+                ("payload", models.JSONField(default=dict)),
+                ("idempotency_key", models.CharField(blank=True, max_length=200)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Waiting"),
+                            ("running", "Running"),
+                            ("done", "Done"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="queued",
+                        max_length=9,
+                    ),
+                ),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("max_attempts", models.PositiveIntegerField(default=3)),
+                ("fence", models.PositiveIntegerField(default=0)),
+                ("lease_owner", models.CharField(blank=True, max_length=120)),
+                ("lease_until", models.DateTimeField(blank=True, null=True)),
+                ("cancel_requested", models.BooleanField(default=False)),
+                ("done_count", models.PositiveBigIntegerField(default=0)),
+                ("total_count", models.PositiveBigIntegerField(default=0)),
+                ("message", models.CharField(blank=True, max_length=500)),
+                ("checkpoint", models.JSONField(blank=True, default=dict)),
+                ("result", models.JSONField(blank=True, null=True)),
+                ("error", models.TextField(blank=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "retry_of",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="retries",
+                        to="searchapp.job",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='ModelVersion',
+            name="ModelVersion",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('major', models.PositiveIntegerField()),
-                ('minor', models.PositiveIntegerField()),
-                ('digest', models.CharField(max_length=64, unique=True)),
-                ('lineage', models.UUIDField(help_text='versions of one lineage may be compared; others are refused')),
-                ('method', models.CharField(max_length=40)),
-                ('architecture', models.CharField(max_length=40)),
-                ('code_bits', models.PositiveSmallIntegerField()),
-                ('dimension', models.PositiveSmallIntegerField()),
-                ('size_bytes', models.PositiveBigIntegerField()),
-                ('manifest', models.JSONField(default=dict)),
-                ('label_registry', models.JSONField(default=list, help_text='category slugs in the order learned, append-only')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
-                ('parent', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='children', to='searchapp.modelversion')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("major", models.PositiveIntegerField()),
+                ("minor", models.PositiveIntegerField()),
+                ("digest", models.CharField(max_length=64, unique=True)),
+                (
+                    "lineage",
+                    models.UUIDField(help_text="versions of one lineage may be compared; others are refused"),
+                ),
+                ("method", models.CharField(max_length=40)),
+                ("architecture", models.CharField(max_length=40)),
+                ("code_bits", models.PositiveSmallIntegerField()),
+                ("dimension", models.PositiveSmallIntegerField()),
+                ("size_bytes", models.PositiveBigIntegerField()),
+                ("manifest", models.JSONField(default=dict)),
+                (
+                    "label_registry",
+                    models.JSONField(
+                        default=list, help_text="category slugs in the order learned, append-only"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="children",
+                        to="searchapp.modelversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['major', 'minor'],
+                "ordering": ["major", "minor"],
             },
         ),
         migrations.CreateModel(
-            name='GalleryView',
+            name="GalleryView",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('corrector_digest', models.CharField(blank=True, max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='views', to='searchapp.modelversion')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("corrector_digest", models.CharField(blank=True, max_length=64)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="views",
+                        to="searchapp.modelversion",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='GalleryEntry',
+            name="GalleryEntry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('image_sha256', models.CharField(max_length=64)),
-                ('provenance', models.CharField(choices=[('encoded', 'Encoded by the network'), ('solved', "Solved with the category's labels")], default='encoded', max_length=8)),
-                ('code', models.BinaryField()),
-                ('embedding', models.BinaryField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('image', models.ForeignKey(on_delete=django.db.models.deletion.DO_NOTHING, related_name='entries', to='searchapp.itemimage')),
-                ('producer', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='entries', to='searchapp.modelversion')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("image_sha256", models.CharField(max_length=64)),
+                (
+                    "provenance",
+                    models.CharField(
+                        choices=[
+                            ("encoded", "Encoded by the network"),
+                            ("solved", "Solved with the category's labels"),
+                        ],
+                        default="encoded",
+                        max_length=8,
+                    ),
+                ),
+                ("code", models.BinaryField()),
+                ("embedding", models.BinaryField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "image",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="entries",
+                        to="searchapp.itemimage",
+                    ),
+                ),
+                (
+                    "producer",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="entries",
+                        to="searchapp.modelversion",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'gallery entries',
+                "verbose_name_plural": "gallery entries",
             },
         ),
         migrations.CreateModel(
-            name='Evaluation',
+            name="Evaluation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('gallery_state', models.CharField(max_length=40)),
-                ('metrics', models.JSONField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='evaluations', to='searchapp.modelversion')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("gallery_state", models.CharField(max_length=40)),
+                ("metrics", models.JSONField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="evaluations",
+                        to="searchapp.modelversion",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Deployment',
+            name="Deployment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('arm', models.CharField(choices=[('champion', 'Champion'), ('candidate', 'Candidate')], default='champion', max_length=9)),
-                ('share', models.PositiveSmallIntegerField(default=100)),
-                ('scope', models.JSONField(blank=True, default=dict)),
-                ('reason', models.CharField(blank=True, max_length=500)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
-                ('previous', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='searchapp.deployment')),
-                ('view', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='deployments', to='searchapp.galleryview')),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='deployments', to='searchapp.modelversion')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "arm",
+                    models.CharField(
+                        choices=[("champion", "Champion"), ("candidate", "Candidate")],
+                        default="champion",
+                        max_length=9,
+                    ),
+                ),
+                ("share", models.PositiveSmallIntegerField(default=100)),
+                ("scope", models.JSONField(blank=True, default=dict)),
+                ("reason", models.CharField(blank=True, max_length=500)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "previous",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="searchapp.deployment",
+                    ),
+                ),
+                (
+                    "view",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="deployments",
+                        to="searchapp.galleryview",
+                    ),
+                ),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="deployments",
+                        to="searchapp.modelversion",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='OutboxMessage',
+            name="OutboxMessage",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('task_name', models.CharField(max_length=120)),
-                ('queue', models.CharField(max_length=10)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('published_at', models.DateTimeField(blank=True, null=True)),
-                ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='outbox', to='searchapp.job')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("task_name", models.CharField(max_length=120)),
+                ("queue", models.CharField(max_length=10)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("published_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "job",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="outbox", to="searchapp.job"
+                    ),
+                ),
             ],
         ),
         migrations.AddConstraint(
-            model_name='category',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('name__contains', '>'), _negated=True), models.Q(('name', ''), _negated=True)), name='category_name_is_one_step'),
+            model_name="category",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("name__contains", ">"), _negated=True), models.Q(("name", ""), _negated=True)
+                ),
+                name="category_name_is_one_step",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='feedback',
-            constraint=models.UniqueConstraint(fields=('query_id', 'sku'), name='one_verdict_per_query_and_item'),
+            model_name="feedback",
+            constraint=models.UniqueConstraint(
+                fields=("query_id", "sku"), name="one_verdict_per_query_and_item"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='itemimage',
-            constraint=models.UniqueConstraint(fields=('item', 'upload_sha256'), name='one_photo_once_per_item'),
+            model_name="itemimage",
+            constraint=models.UniqueConstraint(
+                fields=("item", "upload_sha256"), name="one_photo_once_per_item"
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(fields=['state', 'lease_until'], name='job_state_lease'),
+            model_name="job",
+            index=models.Index(fields=["state", "lease_until"], name="job_state_lease"),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('idempotency_key',), name='one_job_per_idempotency_key'),
+            model_name="job",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("idempotency_key", ""), _negated=True),
+                fields=("idempotency_key",),
+                name="one_job_per_idempotency_key",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.UniqueConstraint(condition=models.Q(('queue', 'training'), ('state', 'running')), fields=('queue',), name='one_training_runs_at_a_time'),
+            model_name="job",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("queue", "training"), ("state", "running")),
+                fields=("queue",),
+                name="one_training_runs_at_a_time",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='modelversion',
-            constraint=models.UniqueConstraint(fields=('major', 'minor'), name='version_numbers_are_used_once'),
+            model_name="modelversion",
+            constraint=models.UniqueConstraint(
+                fields=("major", "minor"), name="version_numbers_are_used_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='modelversion',
-            constraint=models.CheckConstraint(condition=models.Q(('code_bits__in', [64, 128, 256])), name='code_bits_is_64_128_or_256'),
+            model_name="modelversion",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("code_bits__in", [64, 128, 256])), name="code_bits_is_64_128_or_256"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='galleryview',
-            constraint=models.UniqueConstraint(fields=('version', 'corrector_digest'), name='one_view_per_version_and_corrector'),
+            model_name="galleryview",
+            constraint=models.UniqueConstraint(
+                fields=("version", "corrector_digest"), name="one_view_per_version_and_corrector"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='galleryentry',
-            constraint=models.UniqueConstraint(fields=('image', 'producer'), name='one_entry_per_image_and_producer'),
+            model_name="galleryentry",
+            constraint=models.UniqueConstraint(
+                fields=("image", "producer"), name="one_entry_per_image_and_producer"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='deployment',
-            constraint=models.CheckConstraint(condition=models.Q(('share__gte', 0), ('share__lte', 100)), name='share_is_a_percentage'),
+            model_name="deployment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("share__gte", 0), ("share__lte", 100)), name="share_is_a_percentage"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='deployment',
-            constraint=models.UniqueConstraint(condition=models.Q(('ended_at__isnull', True)), fields=('arm',), name='one_live_deployment_per_arm'),
+            model_name="deployment",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("ended_at__isnull", True)),
+                fields=("arm",),
+                name="one_live_deployment_per_arm",
+            ),
         ),
         migrations.AddIndex(
-            model_name='outboxmessage',
-            index=models.Index(condition=models.Q(('published_at__isnull', True)), fields=['id'], name='outbox_unpublished'),
+            model_name="outboxmessage",
+            index=models.Index(
+                condition=models.Q(("published_at__isnull", True)), fields=["id"], name="outbox_unpublished"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='item',
-            constraint=models.CheckConstraint(condition=models.Q(('sku', ''), _negated=True), name='item_has_a_sku'),
+            model_name="item",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("sku", ""), _negated=True), name="item_has_a_sku"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='item',
-            constraint=models.CheckConstraint(condition=models.Q(('price__isnull', True), ('price__gte', 0), _connector='OR'), name='item_price_not_negative'),
+            model_name="item",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("price__isnull", True), ("price__gte", 0), _connector="OR"),
+                name="item_price_not_negative",
+            ),
         ),
     ]

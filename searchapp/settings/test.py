@@ -24,5 +24,5 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
-# No follower thread and no query-log thread: who searches first catches up with the rows, in the test's own transaction.
+# No follower thread and no query-log thread: who searches first catches up, in the test's own transaction.
 GALLERY_FOLLOW_SECONDS = 0

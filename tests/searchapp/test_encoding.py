@@ -26,7 +26,7 @@ def test_every_photo_gets_one_entry_by_the_champion(data_dir: Path, photos: list
     job = run_job()
 
     assert job.state == JobState.DONE
-    assert {name: job.result[name] for name in ("encoded", "failed")} == {"encoded": 5, "failed": 0}
+    assert {name: (job.result or {})[name] for name in ("encoded", "failed")} == {"encoded": 5, "failed": 0}
     version = versions.champion().version
     assert GalleryEntry.objects.filter(producer=version, provenance="encoded").count() == 5
     entry_ids = set(GalleryEntry.objects.values_list("pk", flat=True))
@@ -68,7 +68,7 @@ def test_a_photo_that_cannot_be_read_is_named_and_stops_no_other(data_dir: Path,
 
     job = run_job()
 
-    assert {name: job.result[name] for name in ("encoded", "failed")} == {"encoded": 1, "failed": 2}
+    assert {name: (job.result or {})[name] for name in ("encoded", "failed")} == {"encoded": 1, "failed": 2}
     cut.refresh_from_db()
     lost.refresh_from_db()
     assert cut.failure.startswith("The stored file cannot be read (")
@@ -84,9 +84,9 @@ def test_a_failed_photo_is_not_tried_again_until_somebody_asks(data_dir: Path, p
     run_job()
     path.write_bytes(whole)
 
-    assert run_job().result["encoded"] == 0
+    assert (run_job().result or {})["encoded"] == 0
     catalogue.image_retry(image=ItemImage.objects.get(pk=image.pk))
-    assert run_job().result["encoded"] == 1
+    assert (run_job().result or {})["encoded"] == 1
     assert ItemImage.objects.get(pk=image.pk).failure == ""
 
 
@@ -124,7 +124,7 @@ def test_a_run_taken_up_again_goes_on_behind_its_checkpoint(
 
     job = jobs.job_run_here(Job.objects.get(kind="encode_images"))
 
-    assert {name: job.result[name] for name in ("encoded", "failed")} == {"encoded": 5, "failed": 0}
+    assert {name: (job.result or {})[name] for name in ("encoded", "failed")} == {"encoded": 5, "failed": 0}
     assert GalleryEntry.objects.count() == 5
 
 

@@ -62,7 +62,8 @@ class Gallery:
         return self.items[0].images.get()
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
-        return np.load(self.snapshot / f"{name}.npy")
+        column: np.ndarray[Any, Any] = np.load(self.snapshot / f"{name}.npy")
+        return column
 
     def rewrite(self, name: str, array: np.ndarray[Any, Any]) -> None:
         """Change a snapshot file and make its manifest agree: what no checksum can notice."""
@@ -114,7 +115,7 @@ def entry_deleted_from_the_rows(gallery: Gallery) -> dict[str, Any]:
 
 
 def entry_after_the_snapshot_deleted_from_the_rows(gallery: Gallery) -> dict[str, Any]:
-    delete_row_behind_the_trigger(GalleryEntry.objects.order_by("pk").last())
+    delete_row_behind_the_trigger(GalleryEntry.objects.latest("pk"))
     return {"extra": 1, "unencoded": 1, "db_rows": 7, "index_rows": 8}
 
 
@@ -123,7 +124,7 @@ def entry_added_without_telling_the_followers(gallery: Gallery) -> dict[str, Any
     image.pk, image.upload_sha256 = None, "f" * 64
     image._state.adding = True
     image.save()
-    row = GalleryEntry.objects.first()
+    row = GalleryEntry.objects.earliest("pk")
     GalleryEntry.objects.create(
         image=image, image_sha256=image.image_sha256, producer=row.producer, provenance=Provenance.ENCODED,
         code=bytes(row.code), embedding=bytes(row.embedding),
@@ -191,7 +192,7 @@ def manifest_lost(gallery: Gallery) -> dict[str, Any]:
 
 
 def one_change_lost(gallery: Gallery) -> dict[str, Any]:
-    GalleryChange.objects.filter(kind="entry_added").last().delete()
+    GalleryChange.objects.filter(kind="entry_added").latest("pk").delete()
     return {"missing": 1}
 
 
@@ -284,7 +285,7 @@ def test_deletions_and_edits_after_the_snapshot_are_no_faults(
     with django_capture_on_commit_callbacks(execute=True):
         catalogue.item_delete(item=gallery.items[1])
         catalogue.item_update(item=gallery.items[2], price="8.00", tags=["new"])
-        catalogue.image_delete(image=Item.objects.get(sku="late").images.first())
+        catalogue.image_delete(image=Item.objects.get(sku="late").images.earliest("pk"))
 
     assert audited() == {"db_rows": 6, "index_rows": 6, **CLEAN}
 
@@ -384,7 +385,7 @@ def test_the_auditor_shares_no_code_with_the_indexer() -> None:
     from searchapp.services import file_audit
 
     for module in (index_audit, file_audit):
-        tree = ast.parse(Path(module.__file__).read_text())
+        tree = ast.parse(Path(str(module.__file__)).read_text())
         names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         ours = {name for name in names if name and name.startswith(("ml", "searchapp"))}
         assert ours <= {"searchapp.models", "searchapp.services.file_audit"}

@@ -4,6 +4,7 @@ import stat
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -139,9 +140,9 @@ class TestFeedback:
         ],
     )
     def test_what_cannot_be_kept_is_refused_and_nothing_is_written(
-        self, query_id: UUID, data_dir: Path, changed: dict[str, object], error: type[Exception]
+        self, query_id: UUID, data_dir: Path, changed: dict[str, Any], error: type[Exception]
     ) -> None:
-        values = {"query_id": query_id, "sku": "apple-0", "verdict": "right", **changed}
+        values: dict[str, Any] = {"query_id": query_id, "sku": "apple-0", "verdict": "right", **changed}
 
         with pytest.raises(error):
             query_log.feedback_record(values.pop("query_id"), **values)

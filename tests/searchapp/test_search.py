@@ -15,7 +15,7 @@ from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import BadImage, IncompatibleVersion, InvalidInput, NotFound, Unavailable
 from searchapp.models import GalleryEntry, Item, ModelVersion, Query
 from searchapp.services import catalogue, intake, query_log, search, serving, versions
-from searchapp.services.search_answers import visual_results
+from searchapp.services.search_answers import SearchAnswer, visual_results
 from searchapp.services.search_options import SearchOptions
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 
@@ -28,7 +28,7 @@ def items(data_dir: Path, photos: list[bytes]) -> list[Item]:
     return shop(photos)
 
 
-def skus(answer: search.SearchAnswer) -> list[str]:
+def skus(answer: SearchAnswer) -> list[str]:
     return [result.sku for result in answer.results]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ml.retrieval.snapshot import read_manifest
 from searchapp.models import GalleryChange, GalleryCounter, GalleryEntry, Job, ModelVersion
 from searchapp.services import catalogue, jobs, serving, snapshots, versions
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
@@ -38,7 +39,7 @@ def test_a_start_loads_the_snapshot_and_what_changed_since(
     snapshots.snapshot_write(version)
     item_with_photos("late", photos[8:10])
     encode_missing()
-    catalogue.item_delete(item=GalleryEntry.objects.order_by("pk").first().image.item)
+    catalogue.item_delete(item=GalleryEntry.objects.earliest("pk").image.item)
     forbid_reading_rows(monkeypatch)
 
     assert served() == rows()
@@ -148,8 +149,8 @@ def test_the_last_three_are_kept_and_the_changes_they_need(
         written.append(snapshots.snapshot_write(version))
 
     assert snapshots.snapshots_of(version) == written[:1:-1]
-    oldest_kept = snapshots.read_manifest(written[2]).sequence
-    assert GalleryChange.objects.order_by("sequence").first().sequence == oldest_kept + 1
+    oldest_kept = read_manifest(written[2]).sequence
+    assert GalleryChange.objects.earliest("sequence").sequence == oldest_kept + 1
     assert served() == rows()
 
 
@@ -165,6 +166,6 @@ def test_the_worker_writes_a_snapshot_when_enough_changed_and_asks_once(
     job = jobs.job_run_here(Job.objects.get(kind="write_snapshot"))
 
     assert job.state == "done", job.error
-    assert [path.name for path in snapshots.snapshots_of(version)] == [job.result["snapshot"]]
+    assert [path.name for path in snapshots.snapshots_of(version)] == [(job.result or {})["snapshot"]]
     snapshots.snapshot_job_ensure_if_due(version, entries=6)
     assert Job.objects.filter(kind="write_snapshot").count() == 1  # nothing changed since

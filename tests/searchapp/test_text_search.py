@@ -1,5 +1,7 @@
 """Words against the catalogue's words, on both databases: the same items, whatever is typed."""
 
+from typing import Any
+
 import pytest
 from pytest_django import DjangoAssertNumQueries
 
@@ -11,7 +13,7 @@ from searchapp.services.search_options import SearchOptions
 pytestmark = [pytest.mark.django_db, pytest.mark.database, pytest.mark.usefixtures("data_dir")]
 
 
-def item(sku: str, title: str, category: str = "Shop", **fields: object) -> Item:
+def item(sku: str, title: str, category: str = "Shop", **fields: Any) -> Item:
     found = catalogue.category_ensure(category, vertical="product")
     return catalogue.item_create(sku=sku, title=title, category=found, **fields)
 
