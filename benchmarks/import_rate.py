@@ -196,8 +196,8 @@ def main() -> None:
         "title": "Import",
         "about": "Photos imported per second (cleaned, stored with a thumbnail, rows, encoded, entries, checkpoint), "
         "against reading, decoding and encoding the same files and nothing else on one thread. The import cleans "
-        f"photos in a second thread beside the encoder; SQLite. The aim is {BAR} or more of the bare rate. `bare` decodes every pixel, as "
-        "whoever keeps a cleaned copy must; `reduced` only what the model input needs, as a query does. Columns "
+        f"photos in a second thread beside the encoder; SQLite. The aim is {BAR} or more of the bare "
+        "rate. `bare` decodes every pixel, as whoever keeps a cleaned copy must; `reduced` only what the model input needs, as a query does. Columns "
         "with `cpu` compare processor time, as if there were one core.",
         "command": "python -m benchmarks.import_rate",
         "seed": SEED,
