@@ -13,11 +13,14 @@ RUN groupadd --gid 10001 perennial \
  && mkdir /data && chown perennial:perennial /data
 
 WORKDIR /app
-COPY requirements.txt .
+COPY requirements.txt requirements-milvus.txt ./
 # The CPU build of torch is enough; TORCH_INDEX may name an index that offers it.
 ARG TORCH_INDEX=""
 RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir torch==2.13.0 --index-url "$TORCH_INDEX"; fi \
  && pip install --no-cache-dir -r requirements.txt
+# --build-arg MILVUS=yes adds the client that GALLERY_INDEX=milvus needs.
+ARG MILVUS=""
+RUN if [ -n "$MILVUS" ]; then pip install --no-cache-dir -r requirements-milvus.txt; fi
 
 COPY --chown=root:root manage.py ./
 COPY --chown=root:root ml ml

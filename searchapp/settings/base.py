@@ -173,7 +173,8 @@ FILE_UPLOAD_HANDLERS = [
 ]
 IMPORT_MAX_BYTES = 1024 * 1024 * 1024
 GALLERY_INDEX = read_choice("GALLERY_INDEX", default="faiss", allowed=("faiss", "milvus"))
-MILVUS_URI = read_str("MILVUS_URI")
+# Not MILVUS_URI: pymilvus reads that one itself, and refuses the path of an embedded file.
+MILVUS_URI = read_str("GALLERY_MILVUS_URI")
 GALLERY_FOLLOW_SECONDS = 0.5
 
 ANON_SEARCH_RATE = read_rate("ANON_SEARCH_RATE")
