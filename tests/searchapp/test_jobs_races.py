@@ -10,6 +10,7 @@ from django.db import connection, transaction
 
 from searchapp.models import Category, Job, JobState, OutboxMessage
 from searchapp.services import jobs, leases
+from searchapp.services.database_clock import DatabaseNow
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.database]
 
@@ -48,7 +49,7 @@ def test_of_eight_workers_that_claim_one_job_at_once_one_gets_it() -> None:
 def test_of_eight_workers_that_take_over_a_dead_ones_job_one_gets_it() -> None:
     job = jobs.job_create(kind="encode_images", payload={})
     leases.lease_claim(job.pk, owner="dead")
-    Job.objects.filter(pk=job.pk).update(lease_until=leases.DatabaseNow(-1))
+    Job.objects.filter(pk=job.pk).update(lease_until=DatabaseNow(-1))
     claims = at_once(*[lambda: leases.lease_claim(job.pk, owner="w")] * 8)
     assert [claim.fence for claim in claims if claim is not None] == [2]
 
