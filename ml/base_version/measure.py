@@ -26,6 +26,15 @@ def similarities(queries: EncodedSet, gallery: EncodedSet, *, hide_own_class: bo
     return Similarities(code=code, cosine=cosine, relevant=relevant)
 
 
+def without_self(pairs: Similarities, first: int) -> Similarities:
+    """Query i as if entry `first` + i, which is its own picture, were not in the gallery."""
+    queries = np.arange(len(pairs.code))
+    code, cosine, relevant = pairs.code.copy(), pairs.cosine.copy(), pairs.relevant.copy()
+    code[queries, first + queries] = cosine[queries, first + queries] = -1
+    relevant[queries, first + queries] = False
+    return Similarities(code=code, cosine=cosine, relevant=relevant)
+
+
 def calibrate_and_report(encoder: Encoder, parts: Parts) -> tuple[Calibration, dict[str, Any]]:
     """Fit the calibration on known and unknown validation queries, then measure once on what is held out."""
     training, unknown, known = (
@@ -34,7 +43,8 @@ def calibrate_and_report(encoder: Encoder, parts: Parts) -> tuple[Calibration, d
     choosing = joined(training, unknown)
     known_pairs = similarities(known, choosing)
     unknown_pairs = similarities(unknown, choosing, hide_own_class=True)
-    calibration = calibrate(known_pairs, unknown_pairs, unknown.packs)
+    unseen_pairs = without_self(similarities(unknown, choosing), len(training))
+    calibration = calibrate(known_pairs, unseen_pairs, unknown_pairs, unknown.packs)
     fusion = Fusion(calibration.intercept, calibration.code_weight, calibration.embedding_weight)
 
     gallery, queries = encode_set(encoder, parts.gallery), encode_set(encoder, parts.queries)
@@ -42,6 +52,7 @@ def calibrate_and_report(encoder: Encoder, parts: Parts) -> tuple[Calibration, d
     metrics: dict[str, Any] = {
         "gallery_images": len(gallery),
         "validation": _by_pack(known, known_pairs, fusion),
+        "validation_classes": _by_pack(unknown, unseen_pairs, fusion),
         "test": _by_pack(queries, test_pairs, fusion),
         "pool_recall_at_10": {
             "validation": round(pool_recall(known_pairs, fusion, calibration.pool_size), 4),

@@ -61,15 +61,17 @@ class OpenSet:
     groups: tuple[str, ...]
 
 
-def calibrate(known: Similarities, unknown: Similarities, unknown_groups: tuple[str, ...]) -> Calibration:
+def calibrate(
+    known: Similarities, unseen: Similarities, unknown: Similarities, unknown_groups: tuple[str, ...]
+) -> Calibration:
     """The calibration of one (query version, producer) pair, by the rules below; deterministic.
 
-    known: queries of trained classes. unknown: queries whose class is not in the gallery (`relevant` all
-    False).
+    known: queries of trained classes. unseen: queries of classes that were never trained on but are in the
+    gallery. unknown: queries whose class is not in the gallery (`relevant` all False).
     """
     if unknown.relevant.any():
         raise ValueError("open-set queries must have no relevant entry in the gallery")
-    fusion = fit_fusion(known)
+    fusion = fit_fusion(known, unseen)
     strong = strong_threshold(
         OpenSet(fusion.probability(unknown.code, unknown.cosine).max(axis=1), unknown_groups)
     )
@@ -80,17 +82,23 @@ def calibrate(known: Similarities, unknown: Similarities, unknown_groups: tuple[
     )  # fmt: skip
 
 
-def fit_fusion(known: Similarities, *, pool: int = FIT_POOL) -> Fusion:
+def fit_fusion(known: Similarities, unseen: Similarities, *, pool: int = FIT_POOL) -> Fusion:
     """The mix of the two similarities that ranks best, scaled to a probability.
 
-    The share of the cosine is the one of MIXES with the highest mean of Recall@1 and average precision over
-    the queries (ties: the smaller share); a logistic regression of relevance on that mix, over each query's
-    `pool` nearest codes, gives scale and intercept. A plain regression on both similarities ranks worse: it
-    fits the many distant pairs, not the few at the top. Weights are never negative: a nearer entry never
-    scores lower. Raises ValueError when there is nothing to separate or relevance falls with similarity.
+    The share of the cosine is the one of MIXES with the highest mean of Recall@1 and average precision, half
+    of it over the queries of trained classes and half over those of unseen ones (ties: the smaller share):
+    codes are at their best on the classes they were trained on, embeddings on those they were not, and a
+    catalogue holds both. A logistic regression of relevance on that mix, over each known query's `pool`
+    nearest codes, gives scale and intercept. A plain regression on both similarities ranks worse: it fits the
+    many distant pairs, not the few at the top. Weights are never negative: a nearer entry never scores lower.
+    Raises ValueError when there is nothing to separate or relevance falls with similarity.
     """
     qualities = [
-        _ranking_quality((1 - mix) * known.code + mix * known.cosine, known.relevant) for mix in MIXES
+        sum(
+            _ranking_quality((1 - mix) * pairs.code + mix * pairs.cosine, pairs.relevant)
+            for pairs in (known, unseen)
+        )
+        for mix in MIXES
     ]
     mix = MIXES[int(np.argmax(qualities))]
     candidates = _nearest(known.code, pool)

@@ -27,7 +27,8 @@ def made(fusion: Fusion, *, queries: int = 60, entries: int = 400, seed: int = 0
 def test_the_fit_recovers_the_weights_that_made_the_data() -> None:
     truth = Fusion(intercept=-8.0, code_weight=4.0, embedding_weight=6.0)
 
-    found = fit_fusion(made(truth, queries=300), pool=400)
+    pairs = made(truth, queries=300)
+    found = fit_fusion(pairs, pairs, pool=400)
 
     total = found.code_weight + found.embedding_weight
     assert found.embedding_weight / total == pytest.approx(0.6, abs=0.1)
@@ -37,7 +38,8 @@ def test_the_fit_recovers_the_weights_that_made_the_data() -> None:
 
 def test_scores_are_calibrated_probabilities_on_new_data() -> None:
     truth = Fusion(-2.0, 3.5, 3.5)
-    found = fit_fusion(made(truth, queries=200), pool=400)
+    pairs = made(truth, queries=200)
+    found = fit_fusion(pairs, pairs, pool=400)
     fresh = made(truth, queries=200, seed=1)
 
     scores = found.probability(fresh.code, fresh.cosine)
@@ -50,21 +52,32 @@ def test_scores_are_calibrated_probabilities_on_new_data() -> None:
     ("truth", "zero"), [(Fusion(-1, -2, 4), "code_weight"), (Fusion(-1, 4, -2), "embedding_weight")]
 )
 def test_a_similarity_that_misleads_gets_no_weight(truth: Fusion, zero: str) -> None:
-    found = fit_fusion(made(truth), pool=400)
+    found = fit_fusion(made(truth), made(truth, seed=1), pool=400)
 
     assert getattr(found, zero) == 0.0
     assert max(found.code_weight, found.embedding_weight) > 1.0
 
 
+def test_the_mix_serves_trained_and_unseen_classes_alike() -> None:
+    trained, unseen = made(Fusion(-2, 7, 0)), made(Fusion(-2, 0, 7), seed=1)
+
+    assert fit_fusion(trained, trained, pool=400).embedding_weight == 0.0
+    both = fit_fusion(trained, unseen, pool=400)
+    assert both.code_weight > 0
+    assert both.embedding_weight > 0
+
+
 def test_similarities_that_point_the_wrong_way_are_refused() -> None:
+    pairs = made(Fusion(0.0, -3.0, -3.0))
     with pytest.raises(ValueError, match="relevance falls with similarity"):
-        fit_fusion(made(Fusion(0.0, -3.0, -3.0)), pool=400)
+        fit_fusion(pairs, pairs, pool=400)
 
 
 def test_a_fit_without_relevant_pairs_is_refused() -> None:
     pairs = made(Fusion(-2, 3, 4))
+    nothing = Similarities(pairs.code, pairs.cosine, np.zeros_like(pairs.relevant))
     with pytest.raises(ValueError, match="0 of 24000 candidate pairs are relevant"):
-        fit_fusion(Similarities(pairs.code, pairs.cosine, np.zeros_like(pairs.relevant)), pool=400)
+        fit_fusion(nothing, pairs, pool=400)
 
 
 def test_strong_is_reached_by_at_most_its_limit_in_every_group() -> None:
@@ -129,7 +142,7 @@ def test_weak_never_exceeds_strong_and_open_queries_must_be_open() -> None:
     nothing = np.zeros_like(known.relevant)
     unknown = Similarities(known.code - 0.9, known.cosine - 0.9, nothing)
 
-    calibration = calibrate(known, unknown, ("a",) * 60)
+    calibration = calibrate(known, known, unknown, ("a",) * 60)
     assert calibration.weak <= calibration.strong
     with pytest.raises(ValueError, match="open-set queries must have no relevant entry"):
-        calibrate(known, known, ("a",) * 60)
+        calibrate(known, known, known, ("a",) * 60)
