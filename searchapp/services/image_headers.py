@@ -1,7 +1,7 @@
 """What an untrusted upload says it is, read from its first bytes before any decoder sees it.
 
 Only JPEG, PNG and WebP pass; the claimed name and content type count for nothing. The walk also refuses files
-made to keep a decoder busy: too many segments, chunks or progressive scans.
+made to keep a decoder busy: too many segments, chunks or scans.
 """
 
 import re
@@ -13,6 +13,7 @@ from searchapp.exceptions import BadImage, UnsupportedImage
 
 MAX_JPEG_SEGMENTS = 4096  # an ICC profile takes at most 255, extended XMP of 60 MB about 1,000
 MAX_JPEG_SCANS = 64  # cameras and web tools write 10 or so; each one is a pass over the whole picture
+MAX_SCAN_PARTS = 4096  # tables, comments and scans between the first scan and the end
 MAX_PNG_CHUNKS = 65_536
 ALLOWED = "JPEG, PNG or WebP"
 MAX_JPEG_PADDING = 65_536  # bytes between segments, which a decoder skips one by one
@@ -106,7 +107,7 @@ def foreign_name(data: bytes) -> str:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
-    position, padding, size, is_progressive = 2, 0, (0, 0), False
+    position, padding, size, components, is_progressive = 2, 0, (0, 0), 0, False
     for _ in range(MAX_JPEG_SEGMENTS):
         found = _SEGMENT.match(data, position)
         if found is None:
@@ -120,29 +121,39 @@ def _jpeg(data: bytes) -> ImageHeader:
         if marker in _START_OF_FRAME:
             height, width = struct.unpack_from(">HH", data, position + 3)
             size, is_progressive = (width, height), marker in _PROGRESSIVE
+            components = data[position + 7]
         if marker == 0xDA:
             break
         (length,) = struct.unpack_from(">H", data, position)
         position += max(length, 2)
     else:
         raise damaged(f"its header has more than {MAX_JPEG_SEGMENTS:,} parts")
-    if is_progressive:
-        _refuse_endless_scans(data, position)
+    if is_progressive or data[position + 2] < components:  # else the decoder stops after the first scan
+        (length,) = struct.unpack_from(">H", data, position)
+        _refuse_endless_scans(data, position + max(length, 2))
     if 0 in size:
         raise damaged("its header gives no width or height")
     return ImageHeader(ImageFormat.JPEG, *size, is_lossless=False)
 
 
 def _refuse_endless_scans(data: bytes, position: int) -> None:
-    """A progressive file may repeat its scans without end, each as costly as a whole decode."""
-    scans = 0
-    for found in _NEXT_MARKER.finditer(data, position):
-        marker = data[found.start() + 1]
+    """A file of several scans may repeat them without end, each as costly as a whole decode.
+
+    Goes from part to part as a decoder does: what looks like the end inside a comment ends nothing.
+    """
+    scans = 1
+    for _ in range(MAX_SCAN_PARTS):
+        found = _NEXT_MARKER.search(data, position)
+        if found is None or data[found.start() + 1] == 0xD9:
+            return
+        marker, position = data[found.start() + 1], found.end()
+        if marker in _WITHOUT_LENGTH:
+            continue
         scans += marker == 0xDA
         if scans > MAX_JPEG_SCANS:
-            raise damaged(f"it has more than {MAX_JPEG_SCANS} progressive scans")
-        if marker == 0xD9:
-            return
+            raise damaged(f"it has more than {MAX_JPEG_SCANS} scans")
+        position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    raise damaged(f"it has more than {MAX_SCAN_PARTS:,} parts")
 
 
 def _png(data: bytes) -> ImageHeader:

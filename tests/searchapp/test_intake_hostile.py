@@ -104,15 +104,28 @@ def _bombs() -> dict[str, bytes]:
         "jpeg of 5,000 comments": jpeg[:2] + comment * 5_000 + jpeg[2:],
         "jpeg of a megabyte of padding": jpeg[:2] + b"\xff" * 10**6 + jpeg[2:],
         "progressive jpeg of 5,000 scans": _endless_scans(),
+        "scans behind a false end": _endless_scans(before=b"\xff\xfe\x00\x06\xff\xd9\x00\x00"),
+        "a false end in a scan's header": _endless_scans(component=0xFF, table=0xD9),
+        "sequential jpeg of 5,000 scans": _endless_sequential_scans(),
         "one byte over the limit": jpeg[:scan] + bytes(20 * 1024 * 1024 + 1 - scan),
     }
 
 
-def _endless_scans() -> bytes:
+def _endless_scans(before: bytes = b"", component: int = 0, table: int = 0) -> bytes:
     data = encoded(gradient(), "JPEG", progressive=True)
     first = data.index(b"\xff\xda")
     second = data.index(b"\xff\xc4", first)
-    return data[:second] + data[first:second] * 5_000 + data[second:]
+    scan = data[first:second]
+    if component:  # the first component of the scan, right behind marker, length and count
+        data = data[:first] + scan[:5] + bytes([component, table]) + scan[7:] + data[second:]
+    return data[:second] + before + scan * 5_000 + data[second:]
+
+
+def _endless_sequential_scans() -> bytes:
+    """A baseline file whose components come one by one makes a decoder read on to the end of the file."""
+    data = encoded(gradient(), "JPEG")
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    return data[: data.index(b"\xff\xda")] + scan * 5_000 + b"\xff\xd9"
 
 
 @pytest.mark.parametrize("name", _bombs())
