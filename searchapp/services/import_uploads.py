@@ -77,7 +77,7 @@ def import_leftovers_remove() -> int:
     old = [
         path
         for path in folder.iterdir()
-        if path.name not in needed and time.time() - path.stat().st_mtime > KEPT_SECONDS
+        if path.name.partition(".")[0] not in needed and time.time() - path.stat().st_mtime > KEPT_SECONDS
     ]
     for path in old:
         shutil.rmtree(path, ignore_errors=True)

@@ -6,6 +6,7 @@ errors, by row.
 """
 
 import itertools
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -85,16 +86,26 @@ def import_run(run: JobRun) -> dict[str, Any]:
     """Handler of "import_catalogue". A retry goes on behind the last chunk that was committed."""
     source, options = run.payload["source"], ImportOptions.from_payload(run.payload["options"])
     report = ImportReport.from_checkpoint(run.checkpoint)
-    workspace = Path(settings.IMPORT_DIR) / str(run.job.pk)
+    workspace = _workspace(run)
     try:
         with source_opened(import_source_path(source), options=options, workspace=workspace) as opened:
             result = _import(opened, options, report, progress=run.progress, save=run.save)
     except InvalidInput:
-        import_upload_remove(source)  # trying again would end the same way
+        if run.held().exists():  # an attempt that lost its claim finds its files gone; the new one needs them
+            import_upload_remove(source)  # trying again would end the same way
         raise
     if not options.dry_run:  # after a trial run the same upload is imported in earnest
         import_upload_remove(source)
     return result
+
+
+def _workspace(run: JobRun) -> Path:
+    """A folder of this claim's own: an earlier attempt that still runs must not clear away what this one reads."""
+    folder = Path(settings.IMPORT_DIR)
+    for left in folder.glob(f"{run.job.pk}.*"):
+        if int(left.suffix[1:]) < run.job.fence:
+            shutil.rmtree(left, ignore_errors=True)
+    return folder / f"{run.job.pk}.{run.job.fence}"
 
 
 def import_preview(*, path: Path, options: ImportOptions, progress: Progress) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import csv
 import errno
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from searchapp.exceptions import InvalidInput, NoSpace
+from searchapp.exceptions import InvalidInput, LeaseLost, NoSpace
 from searchapp.failpoints import failpoint
 from searchapp.models import (
     Category,
@@ -22,9 +23,10 @@ from searchapp.models import (
     ModelVersion,
     Tag,
 )
-from searchapp.services import catalogue, import_writing, importing, intake, media
+from searchapp.services import catalogue, import_writing, importing, intake, leases, media
+from searchapp.services.import_chunks import Unit
 from searchapp.services.import_sources.csv_source import csv_open
-from searchapp.services.import_sources.records import ItemRecord, RowProblem
+from searchapp.services.import_sources.records import CatalogueSource, ItemRecord, RowProblem
 from searchapp.services.jobs import job_cancel, job_create, job_retry, job_run, job_run_here
 from tests.searchapp.imports import apple, counts, csv_catalogue, imported
 from tests.searchapp.pictures import encoded, gradient
@@ -418,3 +420,34 @@ def test_a_job_of_a_catalogue_that_vanished_fails_with_the_reason(data_dir: Path
     ):
         job = job_create(kind="import_catalogue", payload={"source": source, "options": options})
         assert words in job_run_here(job).error
+
+
+def test_an_attempt_that_lost_its_claim_clears_away_nothing_that_the_new_one_reads(
+    data_dir: Path, tmp_path: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    csv_catalogue(tmp_path / "shop", photos[:2], [apple(0), apple(1)])
+    with zipfile.ZipFile(tmp_path / "shop.zip", "w") as archive:
+        for path in sorted((tmp_path / "shop").rglob("*.*")):
+            archive.write(path, str(path.relative_to(tmp_path / "shop")))
+    source = importing.import_upload_store([(tmp_path / "shop.zip").read_bytes()], "shop.zip")
+    job = importing.import_start(source=source)
+    stuck = leases.lease_claim(job.pk, owner="stuck")
+    Job.objects.filter(pk=job.pk).update(lease_until="2000-01-01T00:00:00Z")
+    taken = leases.lease_claim(job.pk, owner="new")
+    assert stuck is not None
+    assert taken is not None
+    real, calls = importing.units_of, []
+
+    def units(opened: CatalogueSource) -> Iterator[Unit]:
+        if not calls:  # in the middle of the new attempt the stuck one goes on, and learns that it is lost
+            calls.append(opened)
+            with pytest.raises(LeaseLost):
+                importing.import_run(leases.JobRun(stuck))
+        return real(opened)
+
+    monkeypatch.setattr(importing, "units_of", units)
+    report = importing.import_run(leases.JobRun(taken))
+
+    assert counts(report) == [2, 0, 0, 0]
+    assert report["errors"] == []
+    assert list((data_dir / "imports").iterdir()) == []
