@@ -69,12 +69,13 @@ def job_create(
 
     The same idempotency key gives the existing job. `coalesce` gives a job of the same kind and payload that
     still waits: it is locked until the caller commits, so it starts only when it can see the caller's rows.
+    One with a checkpoint does not count: it goes on behind that, and may have passed the caller's rows already.
     """
     if kind not in JOB_KINDS:
         raise InvalidInput(f"job kind is {kind!r}, allowed: {', '.join(sorted(JOB_KINDS))}")
     existing = _existing(kind, idempotency_key)
     if existing is None and coalesce:
-        waiting = Job.objects.filter(kind=kind, payload=payload, state=JobState.QUEUED)
+        waiting = Job.objects.filter(kind=kind, payload=payload, state=JobState.QUEUED, checkpoint={})
         existing = waiting.select_for_update().order_by("created_at").first()
     if existing is not None:
         return existing

@@ -144,3 +144,20 @@ def test_a_photo_replaced_or_deleted_while_it_was_encoded_gets_no_entry(
 
     assert added == 0
     assert GalleryEntry.objects.count() == 0
+
+
+def test_a_photo_asked_for_again_does_not_join_a_waiting_job_that_has_passed_it(
+    data_dir: Path, photos: list[bytes]
+) -> None:
+    image = item_with_photos("a", photos[:1]).images.get()
+    Job.objects.all().delete()
+    ItemImage.objects.update(failure="unreadable")
+    with transaction.atomic():
+        interrupted = encoding.encode_job_ensure()
+    Job.objects.filter(pk=interrupted.pk).update(checkpoint={"after": image.pk, "encoded": 1, "failed": 0})
+
+    catalogue.image_retry(image=image)
+    for job in Job.objects.order_by("created_at"):
+        jobs.job_run_here(job)
+
+    assert image.entries.count() == 1
