@@ -252,3 +252,25 @@ def wait_until(happened: object, seconds: float = 10.0) -> None:
     while not happened():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("is_step_last", [True, False])
+def test_a_repairs_step_beside_a_change_is_not_overlooked(
+    data_dir: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch, *, is_step_last: bool
+) -> None:
+    shop(photos)
+    serving.follow_once()
+    rebuilt: list[bool] = []
+    real = serving.view_rebuilt
+    monkeypatch.setattr(serving, "view_rebuilt", lambda *a, **k: rebuilt.append(True) or real(*a, **k))
+
+    item_with_photos("b", photos[8:9])
+    GalleryCounter.objects.update(
+        value=GalleryCounter.objects.get().value + 1
+    )  # as index_audit --repair does
+    if not is_step_last:
+        encode_missing()
+    serving.follow_once()
+
+    assert rebuilt == [True]
+    assert served_entry_ids() == row_entry_ids()
