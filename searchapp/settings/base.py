@@ -210,8 +210,13 @@ AXES_LOCKOUT_TEMPLATE = "lockout.html"
 # By user name alone, on purpose: rotating addresses or forwarding headers buys no more guesses.
 SILENCED_SYSTEM_CHECKS = ["axes.W006"]
 
+# The admin's CSV import and export ask for the same rights as its forms; without this every staff account may.
+IMPORT_EXPORT_IMPORT_PERMISSION_CODE = "change"
+IMPORT_EXPORT_EXPORT_PERMISSION_CODE = "view"
+IMPORT_EXPORT_ESCAPE_FORMULAE_ON_EXPORT = True
+
 CONTENT_SECURITY_POLICY = {
-    "EXCLUDE_URL_PREFIXES": ("/admin",),  # unfold needs inline script; searchapp.admin_policy has its own
+    "EXCLUDE_URL_PREFIXES": ("/admin/",),  # unfold needs inline script; searchapp.admin_policy has its own
     "DIRECTIVES": {
         "default-src": [SELF],
         "img-src": [SELF, "blob:", "data:"],

@@ -362,3 +362,11 @@ def test_hostile_titles_are_text_in_the_admin(admin: Client, photos: list[bytes]
         html = admin.get(address).content.decode()
         assert "<script>alert(1)" not in html
         assert "<img src=x" not in html
+
+
+def test_the_csv_pages_ask_for_the_rights_of_the_forms(data_dir: Path) -> None:
+    client = session_client(user_make("vera", is_staff=True))
+
+    codes = [client.get(f"/admin/searchapp/item/{page}/").status_code for page in ("import", "export")]
+
+    assert codes == [403, 403]

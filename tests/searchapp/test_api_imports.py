@@ -203,3 +203,16 @@ def test_a_running_job_tells_how_far_it_is(data_dir: Path, staff: Client) -> Non
 @pytest.mark.parametrize("job_id", ["1", "not-a-uuid", "0d2a7a2e-9f0f-4b62-8a3b-5f8a8f3f7b11"])
 def test_an_unknown_job_is_404(staff: Client, job_id: str) -> None:
     assert error_of(staff.get(f"/api/v1/jobs/{job_id}"), 404)["code"] == "not_found"
+
+
+def test_a_stranger_cannot_have_a_big_archive_read_by_the_forgery_check(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "IMAGE_MAX_BYTES", 1024 * 1024)
+    anyone = Client(enforce_csrf_checks=True)
+    anyone.cookies["csrftoken"] = "a" * 32
+
+    archive = SimpleUploadedFile("shop.zip", b"PK" + b"\0" * (2 * 1024 * 1024 + 70_000))
+    response = anyone.post("/admin/searchapp/item/import-catalogue/", {"file": archive})
+
+    assert response.status_code == 413
