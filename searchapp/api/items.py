@@ -41,7 +41,10 @@ class ItemsView(ApiView):
         errors=(429,),
     )
     def get(self, request: Request) -> Response:
-        items = browsing.items_listed(_wanted(request, is_staff=self.is_staff), with_state=self.is_staff)
+        wanted = _wanted(request, is_staff=self.is_staff)
+        if self.is_anonymous and wanted.text.strip():
+            throttling.search_spend(client=self.client)
+        items = browsing.items_listed(wanted, with_state=self.is_staff)
         rows, envelope = page_of(items, request.query_params)
         if self.is_anonymous:
             throttling.items_spend(client=self.client, skus=[item.sku for item in rows])

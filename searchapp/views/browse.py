@@ -8,14 +8,18 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
+from searchapp.access import Role, role_of
 from searchapp.addresses import item_url
-from searchapp.exceptions import InvalidInput
+from searchapp.exceptions import InvalidInput, TooManyRequests
 from searchapp.models import PATH_SEPARATOR, Item, Vertical
 from searchapp.services import browsing
+from searchapp.services.throttling import items_spend, search_spend
 from searchapp.views.asking import Asked, asked_in
 from searchapp.views.cards import Link, Photo, category_of, leaf_of, place_of, price_of, thumbnail_of
+from searchapp.views.items import refused
 from searchapp.views.outcomes import Chip, chips_of
 from searchapp.views.shelves import Facets, facets, items_word
+from searchapp.visitor import client_address
 
 PAGE_SIZE = 24
 MAX_PAGE = 400  # shallow on purpose, like the API
@@ -56,9 +60,16 @@ def browse(request: HttpRequest) -> HttpResponse:
     try:
         asked = asked_in(request.GET)
         wanted = browsing.Wanted(options=asked.options(), text=asked.words)
+        is_anonymous = role_of(request.user, None) == Role.ANONYMOUS
+        if is_anonymous and asked.words:
+            search_spend(client=client_address(request.META))
         pages = Paginator(browsing.items_listed(wanted, with_state=False), PAGE_SIZE)
         page = pages.get_page(min(_page_number(request), MAX_PAGE))
         tiles = tuple(_tile(row) for row in page)
+        if is_anonymous:
+            items_spend(client=client_address(request.META), skus=[row.sku for row in page])
+    except TooManyRequests as error:
+        return refused(request, error)
     except InvalidInput as error:
         context = {
             "page": _browse_page(

@@ -6,10 +6,13 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from searchapp.access import Role, role_of
 from searchapp.addresses import item_url
 from searchapp.exceptions import SearchAppError
 from searchapp.services import query_log
+from searchapp.services.throttling import search_spend
 from searchapp.views.cards import FeedbackForm
+from searchapp.visitor import client_address
 
 
 def feedback(request: HttpRequest) -> HttpResponse:
@@ -22,6 +25,8 @@ def feedback(request: HttpRequest) -> HttpResponse:
     )
     image = request.FILES.get("image")
     try:
+        if role_of(request.user, None) == Role.ANONYMOUS:
+            search_spend(client=client_address(request.META), scope="feedback")
         query_log.feedback_record(
             form.query_id,
             sku=form.sku,

@@ -69,12 +69,13 @@ def item(request: HttpRequest, sku: str) -> HttpResponse:
         try:
             items_spend(client=client_address(request.META), skus=[found.sku])
         except TooManyRequests as error:
-            return _refused(request, error)
+            return refused(request, error)
     similar, note = _similar(request, found)
     return render(request, "catalogue/item.html", {"page": _item_page(request, found, similar, note)})
 
 
-def _refused(request: HttpRequest, error: TooManyRequests) -> HttpResponse:
+def refused(request: HttpRequest, error: TooManyRequests) -> HttpResponse:
+    """The page that says for how long an address has had its share."""
     response = render(request, "failure.html", {"failure": failure_of(error)}, status=error.status)
     response["Retry-After"] = str(error.retry_after_seconds)
     return response

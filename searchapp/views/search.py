@@ -207,10 +207,10 @@ def _page(request: HttpRequest, page: SearchPage, status: int = 200) -> HttpResp
 
 def _name_the_address(request: HttpRequest, response: HttpResponse, asked: Asked) -> None:
     """A filter makes a new step for Back; a nudged crop or another word changes the present one."""
-    before = urlparse(request.headers.get("HX-Current-URL", ""))
     try:
+        before = urlparse(request.headers.get("HX-Current-URL", ""))
         same = _step(asked_in(QueryDict(before.query))) == _step(asked)
-    except InvalidInput:
+    except (InvalidInput, ValueError):  # the latter from an address that is none
         same = False
     response["HX-Replace-Url" if same else "HX-Push-Url"] = asked.address()
 

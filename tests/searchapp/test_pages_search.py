@@ -396,3 +396,16 @@ def test_a_form_from_elsewhere_changes_nothing(items: list[Item], photos: list[b
     assert strict.post("/search", {"image": upload(photos[0])}).status_code == 403
     assert not Feedback.objects.exists()
     assert ItemImage.objects.count() == 6
+
+
+def test_a_current_address_that_is_none_does_not_break_the_answer(client: Client, items: list[Item]) -> None:
+    headers = {"HX-Request": "true", "HX-Current-URL": "http://["}
+
+    response = client.get("/?q=apple", headers=headers)
+
+    assert response.status_code == 200
+    assert response["HX-Push-Url"] == "/?q=apple"
+
+
+def test_a_page_beside_the_admin_has_the_strict_policy(client: Client, db: None) -> None:
+    assert "script-src 'self'" in client.get("/administrator")["Content-Security-Policy"]

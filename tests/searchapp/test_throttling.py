@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
@@ -250,3 +251,25 @@ def test_feedback_has_a_limit_of_its_own(
     assert answers == [204, 204, 429, 429]
     assert Feedback.objects.count() == 2
     assert ask(anonymous, {"text": "apple"}).status_code == 200
+
+
+@pytest.mark.django_db
+def test_the_pages_count_what_they_show_and_what_they_look_for_as_the_api_does(
+    limits: Any, data_dir: Path, photos: list[bytes], anonymous: Client
+) -> None:
+    shop(photos)
+    limits.ANON_ITEM_BUDGET = 5
+    assert anonymous.get("/browse").status_code == 429  # six items
+    assert int(anonymous.get("/browse")["Retry-After"]) > 0
+    limits.ANON_ITEM_BUDGET, limits.ANON_SEARCH_RATE = 0, "2/hour"
+
+    words = [anonymous.get(path).status_code for path in ("/browse?q=apple", "/api/v1/items?text=apple") * 2]
+    said = [
+        anonymous.post("/feedback", {"query_id": str(uuid4()), "sku": "apple-0", "verdict": "right"})
+        for _ in range(3)
+    ]
+
+    assert words == [200, 200, 429, 429]
+    assert anonymous.get("/browse").status_code == 200
+    assert [answer.status_code for answer in said] == [200, 200, 429]
+    assert Feedback.objects.count() == 2
