@@ -81,7 +81,10 @@ def item_update(*, item: Item, tags: Iterable[str] | None = None, **fields: Unpa
     """Change the fields given; others stay. Nothing is written when nothing differs."""
     names = None if tags is None else tags_clean(tags)
     with gallery_transaction() as changes:
-        item = Item.objects.select_for_update(of=("self",)).select_related("category").get(pk=item.pk)
+        rows = Item.objects.select_for_update(of=("self",)).select_related("category")
+        sku, item = item.sku, rows.filter(pk=item.pk).first()  # type: ignore[assignment]
+        if item is None:
+            raise NotFound(f"The item {sku!r} is gone; nothing was changed.")
         changed: list[str] = item_apply(item, fields)
         present = sorted(item.tags.values_list("name", flat=True))
         are_tags_changed = names is not None and sorted(names) != present

@@ -118,13 +118,15 @@ def feedback_record(
     upload and deleted after QUERY_IMAGE_RETENTION_DAYS. Saying the same twice changes nothing.
     """
     query_id = _query_id(query_id)
+    if "\x00" in sku:  # PostgreSQL refuses the very question
+        raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})
     if verdict is None:
         Feedback.objects.filter(query_id=query_id, sku=sku).delete()
         return
     if verdict not in Feedback.Verdict.values:
         message = f"{verdict!r:.40} is not a verdict; allowed: {', '.join(Feedback.Verdict.values)}."
         raise InvalidInput(message, fields={"verdict": message})
-    if "\x00" in sku or not Item.objects.filter(sku=sku).exists():
+    if not Item.objects.filter(sku=sku).exists():
         raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})
     values: dict[str, Any] = {"verdict": verdict}
     if user is not None and user.is_authenticated:
@@ -145,12 +147,12 @@ def query_image_folder() -> Path:
 
 
 def query_images_expire() -> int:
-    """Delete kept query pictures older than the retention, and any that no feedback names. Returns how many."""
+    """Delete kept query pictures older than the retention, and any file that no feedback names. Returns how many."""
     oldest = database_now() - timedelta(days=settings.QUERY_IMAGE_RETENTION_DAYS)
     Feedback.objects.filter(created_at__lt=oldest).exclude(image_sha256="").update(image_sha256="")
     kept = set(Feedback.objects.exclude(image_sha256="").values_list("image_sha256", flat=True))
     removed = 0
-    for path in query_image_folder().glob("*.img"):
+    for path in query_image_folder().glob("*"):  # also the half of one whose writer was killed
         is_being_written = path.stat().st_mtime > datetime.now(UTC).timestamp() - 600
         if path.stem not in kept and not is_being_written:
             path.unlink(missing_ok=True)

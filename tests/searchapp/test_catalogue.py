@@ -326,3 +326,12 @@ def test_one_photo_in_eight_is_held_out_by_its_content_and_stays_that_way(data_d
     assert 0 < held < 20
     assert set(EvaluationQuery.objects.values_list("image_sha256", flat=True)) == expected
     assert set(EvaluationQuery.objects.values_list("relevance", flat=True)) == {"category"}
+
+
+def test_changing_an_item_that_was_deleted_meanwhile_says_so(data_dir: Path) -> None:
+    item = catalogue.item_create(sku="gone", category=catalogue.category_ensure("Fruit"))
+    stale = Item.objects.get(pk=item.pk)
+    catalogue.item_delete(item=item)
+
+    with pytest.raises(NotFound, match="gone"):
+        catalogue.item_update(item=stale, title="New")

@@ -207,3 +207,22 @@ def age_file(path: Path) -> None:
 
     an_hour_ago = time.time() - 3600
     os.utime(path, (an_hour_ago, an_hour_ago))
+
+
+def test_the_half_written_picture_of_a_killed_writer_does_not_outlive_the_retention(data_dir: Path) -> None:
+    folder = query_log.query_image_folder()
+    folder.mkdir(parents=True)
+    old, fresh = folder / ".aa.img.12.34.tmp", folder / ".bb.img.12.34.tmp"
+    for path in (old, fresh):
+        path.write_bytes(b"half a picture")
+    age_file(old)
+
+    assert query_log.query_images_expire() == 1
+
+    assert list(folder.iterdir()) == [fresh]
+
+
+def test_feedback_on_a_sku_that_no_database_can_hold_is_about_nothing(data_dir: Path) -> None:
+    for verdict in ("right", None):
+        with pytest.raises(NotFound):
+            query_log.feedback_record(uuid4(), sku="a\x00b", verdict=verdict)
