@@ -1,5 +1,6 @@
 """Turns the two similarities into a probability of relevance, and that probability into words."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -117,13 +118,13 @@ def fit_fusion(known: Similarities, unseen: Similarities, *, pool: int = FIT_POO
 
 
 def strong_threshold(open_set: OpenSet, *, limit: float = MAX_FALSE_STRONG) -> float:
-    """The smallest probability such that, in every group, at most `limit` of the best results reach it."""
-    thresholds = []
-    for group in sorted(set(open_set.groups)):
-        best = np.sort(open_set.best[[name == group for name in open_set.groups]])[::-1]
-        allowed = int(limit * len(best))  # so many may reach the threshold
-        thresholds.append(float(np.nextafter(best[allowed], 1.0)))
-    return max(thresholds)
+    """The smallest probability that at most `limit` of the best results reach, every group counting alike."""
+    sizes = Counter(open_set.groups)
+    shares = np.array([1 / (len(sizes) * sizes[group]) for group in open_set.groups])
+    order = np.argsort(-open_set.best, kind="stable")
+    reached = np.cumsum(shares[order])  # the share of false alarms if the threshold were just below
+    first_too_many = int(np.searchsorted(reached, limit + 1e-12, side="right"))
+    return float(np.nextafter(open_set.best[order[first_too_many]], 1.0))
 
 
 def weak_threshold(known: Similarities, fusion: Fusion, *, hidden: float = MAX_HIDDEN_CORRECT) -> float:
