@@ -20,6 +20,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from searchapp.exceptions import BadImage, ImageTooLarge, UnsupportedImage
 from searchapp.services import image_decoding, intake
+from searchapp.services.image_headers import ImageFormat
 from tests.searchapp.pictures import (
     broken_pictures,
     encoded,
@@ -135,7 +136,8 @@ def test_b2_a_bomb_is_refused_by_its_header_at_once(
     data = _bombs()[name]
     is_in_content = "100 MB" in name
     if not is_in_content:  # no decoder may even be asked
-        monkeypatch.setattr(image_decoding, "_DECODERS", {})
+        asked = dict.fromkeys(ImageFormat, lambda _: pytest.fail("a decoder was asked"))
+        monkeypatch.setattr(image_decoding, "_DECODERS", asked)
 
     started = time.process_time()
     with pytest.raises(BadImage) as refused:
