@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _stopping = threading.Event()
 
 
-class WorkerStopping(SearchAppError):  # noqa: N818  named like its siblings in exceptions.py
+class WorkerStopping(SearchAppError):
     """The process was asked to end; the job returns to the queue with its checkpoint, no attempt spent."""
 
     code = "worker_stopping"
