@@ -436,7 +436,8 @@ def test_an_attempt_that_lost_its_claim_clears_away_nothing_that_the_new_one_rea
     taken = leases.lease_claim(job.pk, owner="new")
     assert stuck is not None
     assert taken is not None
-    real, calls = importing.units_of, []
+    real = importing.units_of  # type: ignore[attr-defined]  # wrapped below to pause in the middle
+    calls: list[CatalogueSource] = []
 
     def units(opened: CatalogueSource) -> Iterator[Unit]:
         if not calls:  # in the middle of the new attempt the stuck one goes on, and learns that it is lost

@@ -12,11 +12,13 @@ from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
 from ml.retrieval.columns import EntryFilter
+from ml.retrieval.view import GalleryView
 from searchapp.exceptions import Unavailable
-from searchapp.models import Deployment, GalleryChange, GalleryCounter, GalleryEntry, ItemImage
+from searchapp.models import Deployment, GalleryChange, GalleryCounter, GalleryEntry, ItemImage, ModelVersion
 from searchapp.services import catalogue, serving, versions
 from searchapp.services.gallery import NewEntry, entries_add, gallery_transaction
 from searchapp.services.gallery_columns import read_items
+from searchapp.services.gallery_views import view_rebuilt
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
@@ -261,8 +263,12 @@ def test_a_repairs_step_beside_a_change_is_not_overlooked(
     shop(photos)
     serving.follow_once()
     rebuilt: list[bool] = []
-    real = serving.view_rebuilt
-    monkeypatch.setattr(serving, "view_rebuilt", lambda *a, **k: rebuilt.append(True) or real(*a, **k))
+
+    def counted(version: ModelVersion) -> tuple[GalleryView, int]:
+        rebuilt.append(True)
+        return view_rebuilt(version)
+
+    monkeypatch.setattr(serving, "view_rebuilt", counted)
 
     item_with_photos("b", photos[8:9])
     GalleryCounter.objects.update(
