@@ -12,6 +12,7 @@ from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
 from ml.retrieval.columns import EntryFilter
+from ml.retrieval.index import EngineFactory
 from ml.retrieval.view import GalleryView
 from searchapp.exceptions import Unavailable
 from searchapp.models import Deployment, GalleryChange, GalleryCounter, GalleryEntry, ItemImage, ModelVersion
@@ -264,9 +265,9 @@ def test_a_repairs_step_beside_a_change_is_not_overlooked(
     serving.follow_once()
     rebuilt: list[bool] = []
 
-    def counted(version: ModelVersion) -> tuple[GalleryView, int]:
+    def counted(version: ModelVersion, *, engine: EngineFactory) -> tuple[GalleryView, int]:
         rebuilt.append(True)
-        return view_rebuilt(version)
+        return view_rebuilt(version, engine=engine)
 
     monkeypatch.setattr(serving, "view_rebuilt", counted)
 
