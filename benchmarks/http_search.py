@@ -40,6 +40,7 @@ import socket  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -182,7 +183,11 @@ class Web:
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
                 pids += [int(child) for child in children.read_text().split()]
         stats = [stat for pid in pids for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-        return sum(int(stat.read_text().split()[0]) for stat in stats) / 1e6
+        spent = 0
+        for stat in stats:
+            with suppress(FileNotFoundError):  # a thread that just ended
+                spent += int(stat.read_text().split()[0])
+        return spent / 1e6
 
     def close(self) -> None:
         self.connection.close()
