@@ -18,6 +18,7 @@ from searchapp.exceptions import InvalidInput, NotFound
 from searchapp.models import Feedback, Item, Query
 from searchapp.services import intake
 from searchapp.services.database_clock import database_now
+from searchapp.services.media import no_space_as_error
 from searchapp.services.search_answers import SearchAnswer
 
 # About a megabyte. When the database is away longer than this lasts, the oldest go, and their number is told.
@@ -163,11 +164,16 @@ def query_images_expire() -> int:
 def _query_image_store(data: bytes) -> str:
     clean = intake.image_clean(data)
     target = query_image_path(clean.stored.image_sha256)
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_bytes(clean.data)
-    temporary.chmod(0o600)
-    temporary.replace(target)
+    with no_space_as_error():
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            temporary.write_bytes(clean.data)
+            temporary.chmod(0o600)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     return clean.stored.image_sha256
 
 

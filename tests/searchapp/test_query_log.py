@@ -1,5 +1,6 @@
 """The query log: never in the request's path, never more memory than it may have, feedback that can be changed."""
 
+import errno
 import stat
 import time
 from datetime import timedelta
@@ -15,7 +16,7 @@ from PIL import Image
 from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
-from searchapp.exceptions import BadImage, InvalidInput, NotFound
+from searchapp.exceptions import BadImage, InvalidInput, NoSpace, NotFound
 from searchapp.models import Feedback, Query
 from searchapp.services import query_log, search, serving
 from searchapp.services.search_options import SearchOptions
@@ -149,6 +150,19 @@ class TestFeedback:
 
         assert not Feedback.objects.exists()
         assert not list(data_dir.glob("query_images/*"))
+
+    def test_a_full_disk_is_said_so_and_leaves_neither_verdict_nor_half_a_picture(
+        self, query_id: UUID, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "replace", full)
+        with pytest.raises(NoSpace, match="The disk is full"):
+            query_log.feedback_record(query_id, sku="apple-0", verdict="right", image=photos[0])
+
+        assert not Feedback.objects.exists()
+        assert not list(query_log.query_image_folder().iterdir())
 
     def test_no_picture_is_kept_without_consent(self, query_id: UUID, data_dir: Path) -> None:
         query_log.feedback_record(query_id, sku="apple-0", verdict="right")
