@@ -1,6 +1,5 @@
 """“Import a catalogue”: a file, a trial run, its report, and then the import itself; all of it as jobs."""
 
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -49,14 +48,8 @@ def import_confirm(request: HttpRequest, admin: Any, job_id: UUID) -> HttpRespon
     trial = Job.objects.filter(pk=job_id, kind=importing.KIND).first()
     if trial is None or request.method != "POST":
         raise Http404
-    options = replace(ImportOptions.from_payload(trial.payload["options"]), dry_run=False)
     try:
-        job = importing.import_start(
-            source=trial.payload["source"],
-            options=options,
-            user=_user(request),
-            idempotency_key=f"trial:{trial.pk}",
-        )
+        job = importing.import_start_after_trial(trial=trial, user=_user(request))
     except SearchAppError as error:
         messages.error(request, error.message)
         return HttpResponseRedirect(reverse("job", args=[trial.pk]))

@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ __all__ = [
     "import_preview",
     "import_run",
     "import_start",
+    "import_start_after_trial",
     "import_upload_store",
 ]
 
@@ -80,6 +81,22 @@ def import_start(
     if job.payload["source"] != source:
         import_upload_remove(source)
     return job
+
+
+def import_start_after_trial(*, trial: Job, user: AbstractBaseUser | None = None) -> Job:
+    """The import of what a trial run looked at; asked for twice, it is one. Raises Conflict for other jobs."""
+    options = ImportOptions.from_payload(trial.payload.get("options", {}))
+    if trial.kind != KIND or not options.dry_run:
+        raise Conflict(
+            "This job is not a trial run, so there is nothing to confirm; only an import that was started "
+            "as a trial run can be confirmed."
+        )
+    return import_start(
+        source=trial.payload["source"],
+        options=replace(options, dry_run=False),
+        user=user,
+        idempotency_key=f"trial:{trial.pk}",
+    )
 
 
 def import_run(run: JobRun) -> dict[str, Any]:

@@ -268,6 +268,18 @@ def test_an_import_is_tried_first_shown_and_then_done_once(admin: Client, photos
     assert sorted(Item.objects.values_list("sku", flat=True)) == ["one", "two"]
 
 
+def test_only_a_trial_run_can_be_confirmed(admin: Client, photos: list[bytes]) -> None:
+    upload = SimpleUploadedFile("shop.zip", archive_of(photos), content_type="application/zip")
+    admin.post(f"{ITEMS}import-catalogue/", {"file": upload})
+    job = Job.objects.get()
+
+    answer = admin.post(f"{ITEMS}import-catalogue/{job.pk}/", follow=True)
+
+    assert answer.redirect_chain == [(f"/jobs/{job.pk}/", 302)]
+    assert "This job is not a trial run" in text_of(answer)
+    assert list(Job.objects.all()) == [job]
+
+
 @pytest.mark.parametrize(
     ("data", "words"), [(b"", "empty"), (b"PK\x03\x04 not a zip", "zip"), (b"a,b\n1,2\n", "sku")]
 )
