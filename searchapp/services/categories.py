@@ -4,6 +4,7 @@ from types import EllipsisType
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils.text import slugify
 
 from searchapp.exceptions import Conflict, InvalidInput
@@ -49,16 +50,13 @@ def category_ensure(path: str, *, vertical: str | None = None) -> Category:
     if vertical is not None and vertical not in Vertical.values:
         raise _invalid("vertical", f"it is {vertical!r}, allowed: {', '.join(Vertical.values)}")
     names = path_parse(path)
-    parent: Category | None = None
-    with transaction.atomic():
-        for depth in range(1, len(names) + 1):
-            step = PATH_SEPARATOR.join(names[:depth])
-            found = Category.objects.filter(path=step).first()
-            parent = found or _create(names[depth - 1], step, parent, vertical or Vertical.PRODUCT, slug="")
-    assert parent is not None
-    if vertical is not None and parent.vertical != vertical:
-        raise _invalid("vertical", f"the category {parent.path!r} holds {parent.vertical}s, not {vertical}s")
-    return parent
+    found = Category.objects.filter(path=PATH_SEPARATOR.join(names)).first()
+    category = found or _ensure_each(names, vertical or Vertical.PRODUCT)
+    if vertical is not None and category.vertical != vertical:
+        raise _invalid(
+            "vertical", f"the category {category.path!r} holds {category.vertical}s, not {vertical}s"
+        )
+    return category
 
 
 def category_create(
@@ -69,12 +67,16 @@ def category_create(
     _check_name(name, field="name", whole=name)
     if vertical not in Vertical.values:
         raise _invalid("vertical", f"it is {vertical!r}, allowed: {', '.join(Vertical.values)}")
-    path = _joined(parent, name)
-    if Category.objects.filter(path=path).exists():
-        raise Conflict(f"There is a category {path!r} already.", fields={"name": "exists already"})
-    if slug and (slugify(slug) != slug or len(slug) > 200 or Category.objects.filter(slug=slug).exists()):
-        raise _invalid("slug", f"it is {slug!r}; it must be new and of a-z, 0-9, - and _ alone")
-    return _create(name, path, parent, vertical, slug)
+    with transaction.atomic():
+        above = parent and _locked().filter(pk=parent.pk).first()
+        if parent and not above:
+            raise _invalid("parent", f"{parent.path!r} is gone")
+        path = _joined(above, name)
+        if Category.objects.filter(path=path).exists():
+            raise Conflict(f"There is a category {path!r} already.", fields={"name": "exists already"})
+        if slug and (slugify(slug) != slug or len(slug) > 200 or Category.objects.filter(slug=slug).exists()):
+            raise _invalid("slug", f"it is {slug!r}; it must be new and of a-z, 0-9, - and _ alone")
+        return _create(name, path, above, vertical, slug)
 
 
 def category_update(
@@ -140,6 +142,23 @@ def _query_files(query: EvaluationQuery) -> tuple[str, tuple[str, ...]]:
     return sha256, (stored_path(sha256, query.extension), thumbnail_path(sha256))
 
 
+@transaction.atomic
+def _ensure_each(names: tuple[str, ...], vertical: str) -> Category:
+    """From the root down, each locked before its child is made: a rename waits, and takes the child along."""
+    parent: Category | None = None
+    for depth, name in enumerate(names, start=1):
+        step = PATH_SEPARATOR.join(names[:depth])
+        # Renamed while this waited, it is no longer at the path, and the path gets a category of its own.
+        parent = _locked().filter(path=step).first() or _create(name, step, parent, vertical, slug="")
+    assert parent is not None
+    return parent
+
+
+def _locked() -> QuerySet[Category]:
+    """Rows nobody renames, moves or deletes until the transaction ends; items may still be put in them."""
+    return Category.objects.select_for_update(no_key=True)
+
+
 def _create(name: str, path: str, parent: Category | None, vertical: str, slug: str) -> Category:
     _check_path(path)
     try:
@@ -148,7 +167,7 @@ def _create(name: str, path: str, parent: Category | None, vertical: str, slug: 
                 name=name, path=path, parent=parent, vertical=vertical, slug=slug or _free_slug(name, path)
             )
     except IntegrityError:  # somebody else made it, or took the slug, a moment earlier
-        found = Category.objects.filter(path=path).first()
+        found = _locked().filter(path=path).first()
         return found or Category.objects.create(
             name=name, path=path, parent=parent, vertical=vertical, slug=_free_slug(name, path)
         )

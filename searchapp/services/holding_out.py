@@ -6,9 +6,10 @@ content, so photos that come later never move an earlier one from one side to th
 
 from collections.abc import Collection, Mapping, Sequence
 
-from django.db.models import Count, Q, QuerySet
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from searchapp.models import Category, EvaluationQuery, ItemImage
+from searchapp.models import Category, EvaluationQuery, Item, ItemImage
 from searchapp.services.catalogue import ONE_IN_EIGHT
 
 LEAST_PHOTOS = 8
@@ -19,19 +20,33 @@ def hold_out(paths: Collection[str]) -> int:
     same as once."""
     held = 0
     for category in _without_splits(paths):
-        photos = ItemImage.objects.filter(item__category=category)
-        if photos.count() < LEAST_PHOTOS:
-            continue
-        chosen = (
-            photos.filter(_one_in_eight()).select_related("item").annotate(siblings=Count("item__images"))
-        )
-        EvaluationQuery.objects.bulk_create(
-            [_query(photo, category) for photo in chosen.order_by("pk")],
-            ignore_conflicts=True,
-            batch_size=500,
-        )
-        held += EvaluationQuery.objects.filter(category=category, split=ONE_IN_EIGHT).count()
+        with transaction.atomic():
+            held += _hold_out_of(category)
     return held
+
+
+def _hold_out_of(category: Category) -> int:
+    photos = ItemImage.objects.filter(item__category=category)
+    if photos.count() < LEAST_PHOTOS:
+        return 0
+    EvaluationQuery.objects.bulk_create(
+        [_query(photo, category) for photo in _locked(photos.filter(_one_in_eight()), category)],
+        ignore_conflicts=True,
+        batch_size=500,
+    )
+    return EvaluationQuery.objects.filter(category=category, split=ONE_IN_EIGHT).count()
+
+
+def _locked(photos: QuerySet[ItemImage], category: Category) -> QuerySet[ItemImage]:
+    """Those of the photos that are still there, and stay so until the transaction ends.
+
+    Items first and photos after, as every deletion does: locked together, each could wait for the other.
+    """
+    wanted = Item.objects.filter(pk__in=photos.values("item"), category=category)
+    items = list(wanted.select_for_update(of=("self",)).order_by("pk").values_list("pk", flat=True))
+    others = ItemImage.objects.filter(item=OuterRef("item")).exclude(pk=OuterRef("pk"))
+    rows = photos.filter(item__in=items).select_related("item").annotate(has_siblings=Exists(others))
+    return rows.select_for_update(of=("self",)).order_by("pk")
 
 
 def held_out_expected(new_photos: Mapping[str, Sequence[int]]) -> int:
@@ -67,7 +82,7 @@ def _one_in_eight() -> Q:
 
 
 def _query(photo: ItemImage, category: Category) -> EvaluationQuery:
-    has_siblings = getattr(photo, "siblings", 1) > 1
+    has_siblings = getattr(photo, "has_siblings", False)
     return EvaluationQuery(
         source=f"photo:{photo.item.sku}:{photo.upload_sha256}",
         split=ONE_IN_EIGHT,

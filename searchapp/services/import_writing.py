@@ -6,7 +6,15 @@ from typing import Any
 
 from django.utils import timezone
 
-from searchapp.models import Category, ChangeKind, EvaluationQuery, Item, ItemImage, ModelVersion
+from searchapp.models import (
+    PATH_SEPARATOR,
+    Category,
+    ChangeKind,
+    EvaluationQuery,
+    Item,
+    ItemImage,
+    ModelVersion,
+)
 from searchapp.services import intake
 from searchapp.services.catalogue import tags_ensure
 from searchapp.services.categories import category_ensure
@@ -44,7 +52,8 @@ def _categories(context: ImportContext, kept: list[PlannedItem], plan: ChunkPlan
     wanted = {planned.record.category: planned.record.vertical for planned in kept}
     for query in plan.queries:
         wanted.setdefault(query.record.category, query.record.vertical)
-    for path, vertical in wanted.items():
+    # In the tree's order, so that two imports never lock each other's categories crosswise.
+    for path, vertical in sorted(wanted.items(), key=lambda pair: pair[0].split(PATH_SEPARATOR)):
         if path not in context.categories:
             context.categories[path] = category_ensure(path, vertical=vertical)
     return context.categories
