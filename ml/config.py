@@ -1,6 +1,7 @@
 """Builds frozen config dataclasses from plain JSON values; an unknown key is an error that names it."""
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -32,6 +33,8 @@ def config_from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "
 def _converted(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_dict(hint, value, where=where)
+    if isinstance(hint, types.UnionType):
+        return config_from_dict(_member_of_union(hint, value, where), value, where=where)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} is {value!r}, expected a list")
@@ -47,3 +50,13 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise ValueError(f"{where} is {value!r}, expected {hint.__name__}")
     return value
+
+
+def _member_of_union(hint: types.UnionType, value: Any, where: str) -> type:
+    """The dataclass of a union that `value` names by its "kind"; without one, the first."""
+    members = {member.__dataclass_fields__["kind"].default: member for member in typing.get_args(hint)}
+    kind = value.get("kind", next(iter(members))) if isinstance(value, Mapping) else None
+    if kind not in members:
+        raise ValueError(f"{where}.kind is {kind!r}, allowed: {', '.join(members)}")
+    member: type = members[kind]
+    return member

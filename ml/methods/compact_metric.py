@@ -8,7 +8,7 @@ embedding, because the product searches by codes first.
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ml.data.sampling import Batch
 from ml.losses.classification import cosine_cross_entropy
@@ -77,9 +77,16 @@ class CompactMetricTrainer:
         self._forward = torch.compile(self.parts.encoder) if compiled else self.parts.encoder
 
     def training_step(self, batch: Batch) -> StepOutput:
-        """Loss of one batch: ce_weight * CE + ms_weight * MS + code_weight * code loss."""
-        config = self.config
+        """Loss of one batch: ce_weight * CE + ms_weight * MS + code_weight * code loss.
+
+        Under autocast the encoder alone runs in half precision; the losses are always float32.
+        """
         logits, embeddings = self._forward(batch.images)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return self._losses(logits, embeddings, batch)
+
+    def _losses(self, logits: Tensor, embeddings: Tensor, batch: Batch) -> StepOutput:
+        config = self.config
         ce = cosine_cross_entropy(
             embeddings, self.parts.embedding_centres, batch.labels,
             scale=config.scale, label_smoothing=config.label_smoothing,

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ml.models.compact import CompactTrunk
-from ml.models.config import EncoderConfig
+from ml.models.config import CompactConfig, EncoderConfig
+from ml.models.residual import ResidualTrunk
 
 
 class CodeHead(nn.Module):
@@ -24,7 +25,7 @@ class CodeHead(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """(B, 3, S, S) float pixels in [0, 1] -> (code logits (B, L), embeddings (B, D) of unit L2 norm)."""
+    """(B, C, S, S) float pixels in [0, 1] -> (code logits (B, L), embeddings (B, D) of unit L2 norm)."""
 
     mean: Tensor
     std: Tensor
@@ -32,21 +33,26 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = CompactTrunk(config.trunk)
+        self.trunk: CompactTrunk | ResidualTrunk = (
+            CompactTrunk(config.trunk)
+            if isinstance(config.trunk, CompactConfig)
+            else ResidualTrunk(config.trunk)
+        )
         self.code_head = CodeHead(self.trunk.feature_size, config.code_hidden, config.code_bits)
         self.embedding_head = nn.Linear(self.trunk.feature_size, config.dimension)
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [0, 1] -> (B, F) pooled trunk features. S may differ from input_size."""
+        """(B, C, S, S) in [0, 1] -> (B, F) pooled trunk features. S may differ from input_size."""
         pooled: Tensor = self.trunk((images - self.mean) / self.std)
         return pooled
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) in [0, 1] -> ((B, L) code logits, (B, D) unit embeddings)."""
+        """(B, C, S, S) in [0, 1] -> ((B, L) code logits, (B, D) unit embeddings)."""
         features = self.features(images)
-        return self.code_head(features), F.normalize(self.embedding_head(features), dim=1)
+        embeddings = self.embedding_head(features).float()  # unit length needs float32, also under autocast
+        return self.code_head(features).float(), F.normalize(embeddings, dim=1)
 
 
 class ServingGraph(nn.Module):
@@ -58,5 +64,8 @@ class ServingGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, S, 3) uint8 -> ((B, L), (B, D))."""
-        codes, embeddings = self.encoder(pixels.permute(0, 3, 1, 2).float() / 255.0)
+        images = pixels.permute(0, 3, 1, 2).float() / 255.0  # (B, 3, S, S)
+        if self.encoder.config.trunk.channels == 1:
+            images = images.mean(dim=1, keepdim=True)
+        codes, embeddings = self.encoder(images)
         return codes, embeddings

@@ -148,7 +148,7 @@ def test_weights_survive_a_round_trip_and_foreign_ones_are_refused(encoder: Imag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_size": 16}, "input_size is 16, allowed 32 to 224"),
+        ({"input_size": 16}, "input_size is 16, allowed 24 to 224"),
         ({"code_bits": 100}, "code_bits is 100"),
         ({"std": (0.2, 0.0, 0.2)}, "std above 0"),
     ],
