@@ -1,4 +1,4 @@
-"""One fit for every method: steps, clipping, schedule, EMA, checkpoints, progress and cancellation."""
+"""One fit for every method: steps, precision, clipping, schedule, EMA, checkpoints, validation, cancellation."""
 
 import copy
 import json
@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 from ml.data.sampling import Batch
 
+PRECISIONS = ("float32", "bfloat16")
+Logs = dict[str, float]
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """What one training step gives the loop."""
 
     loss: Tensor  # scalar with gradient
-    logs: dict[str, float]
+    logs: Logs
 
 
 class Trainer(Protocol):
@@ -62,6 +65,10 @@ class FitConfig:
     weight_decay: float = 0.02  # decoupled, not on biases and norms, >= 0
     clip_norm: float = 1.0  # > 0
     ema_decay: float = 0.998  # [0, 1); early steps use (1 + t) / (10 + t) if that is smaller
+    # "bfloat16" runs training_step under autocast; a trainer switches that off for its losses.
+    precision: str = "float32"
+    patience: int = 0  # epochs without a better validation before the fit stops; 0 = never
+    validate_every: int = 1  # epochs from one validation to the next, >= 1; the last one is always validated
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.learning_rate <= 0 or self.clip_norm <= 0:
@@ -77,6 +84,12 @@ class FitConfig:
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs} and weight_decay {self.weight_decay} must be >= 0"
             )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, allowed: {', '.join(PRECISIONS)}")
+        if self.patience < 0 or self.validate_every < 1:
+            raise ValueError(
+                f"patience is {self.patience} (>= 0), validate_every {self.validate_every} (>= 1)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ class Progress:
     epoch: int  # done, counted from 1
     epochs: int
     seconds: float  # spent so far, earlier runs of a resumed fit included
-    logs: dict[str, float]  # means over the epoch
+    logs: Logs  # means over the epoch, and "validation" after an epoch that was validated
 
 
 class FitCancelled(Exception):
@@ -95,11 +108,17 @@ class FitCancelled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """The averaged encoder (eval mode, no gradients) and what it took."""
+    """The averaged encoder (eval mode, no gradients) and what it took.
+
+    With validation it is the encoder of best_epoch (counted from 1), not the last one. `history` holds the
+    logs of each epoch.
+    """
 
     encoder: nn.Module
     seconds: float
-    epochs: int
+    epochs: int  # done: fewer than asked for when patience ran out
+    best_epoch: int | None = None
+    history: tuple[Logs, ...] = ()
 
 
 def fit(
@@ -108,33 +127,47 @@ def fit(
     config: FitConfig,
     *,
     checkpoint: Path | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
     on_epoch: Callable[[Progress], None] = lambda _progress: None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> FitResult:
     """Train for config.epochs and return the averaged encoder.
 
     With `checkpoint`, state is saved there after each epoch, and a fit that finds it there goes on from it
-    and ends with the same bytes as one that was never stopped. Raises FitCancelled between steps, ValueError
-    when the checkpoint belongs to another config, FloatingPointError when the loss is not finite.
+    and ends with the same bytes as one that was never stopped. With `validate` (higher is better) the
+    averaged encoder, in eval mode, is measured after every validate_every epochs; the best is returned.
+    Raises FitCancelled between steps, ValueError when the checkpoint belongs to another config or patience
+    has no validation to go by, FloatingPointError when the loss or a validation is not finite.
     """
-    run = _Run(trainer, batches.steps_per_epoch, config)
+    if config.patience > 0 and validate is None:
+        raise ValueError(f"patience is {config.patience}, but there is no validation to go by")
+    run = _Run(trainer, batches.steps_per_epoch, config, is_validated=validate is not None)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
-    while run.epoch < config.epochs:
+    while not run.is_finished:
         started = time.monotonic()
-        totals: dict[str, float] = {}
-        trainer.start_epoch(run.epoch)
-        for batch in batches.epoch(run.epoch):
-            if is_cancelled():
-                raise FitCancelled(f"cancelled in epoch {run.epoch + 1} of {config.epochs}")
-            for name, value in run.step(batch).items():
-                totals[name] = totals.get(name, 0.0) + value / batches.steps_per_epoch
-        run.epoch += 1
+        logs = _epoch_of(run, batches, is_cancelled)
+        if validate is not None and run.is_validation_due:
+            logs["validation"] = run.measure(validate)
+        run.history.append(logs)
         run.seconds += time.monotonic() - started
         if checkpoint is not None:
             run.save(checkpoint)
-        on_epoch(Progress(epoch=run.epoch, epochs=config.epochs, seconds=run.seconds, logs=totals))
-    return FitResult(encoder=run.average.eval(), seconds=run.seconds, epochs=config.epochs)
+        on_epoch(Progress(epoch=run.epoch, epochs=config.epochs, seconds=run.seconds, logs=dict(logs)))
+    return run.result()
+
+
+def _epoch_of(run: "_Run", batches: BatchStream, is_cancelled: Callable[[], bool]) -> Logs:
+    """Take the steps of one epoch. Returns the means of their logs."""
+    totals: Logs = {}
+    run.trainer.start_epoch(run.epoch)
+    for batch in batches.epoch(run.epoch):
+        if is_cancelled():
+            raise FitCancelled(f"cancelled in epoch {run.epoch + 1} of {run.config.epochs}")
+        for name, value in run.step(batch).items():
+            totals[name] = totals.get(name, 0.0) + value / batches.steps_per_epoch
+    run.epoch += 1
+    return totals
 
 
 def learning_rate_at(step: int, total: int, warmup: int, config: FitConfig) -> float:
@@ -147,10 +180,16 @@ def learning_rate_at(step: int, total: int, warmup: int, config: FitConfig) -> f
 
 
 class _Run:
-    """Optimiser, average and position of one fit."""
+    """Optimiser, average, best average so far, and position of one fit."""
 
-    def __init__(self, trainer: Trainer, steps_per_epoch: int, config: FitConfig) -> None:
-        self.trainer, self.config = trainer, config
+    def __init__(
+        self, trainer: Trainer, steps_per_epoch: int, config: FitConfig, *, is_validated: bool
+    ) -> None:
+        self.trainer, self.config, self.is_validated = trainer, config, is_validated
+        self.history: list[Logs] = []
+        self.best: dict[str, Tensor] = {}  # state of the averaged encoder at best_epoch
+        self.best_epoch: int | None = None
+        self.best_value = -math.inf
         self.total = steps_per_epoch * config.epochs
         self.warmup = round(steps_per_epoch * config.warmup_epochs)
         self.steps_per_epoch = steps_per_epoch
@@ -166,11 +205,47 @@ class _Run:
         )
         self.average = copy.deepcopy(trainer.encoder()).requires_grad_(requires_grad=False)
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    @property
+    def is_finished(self) -> bool:
+        patience = self.config.patience
+        out_of_patience = (
+            patience > 0 and self.best_epoch is not None and self.epoch - self.best_epoch >= patience
+        )
+        return self.epoch >= self.config.epochs or out_of_patience
+
+    @property
+    def is_validation_due(self) -> bool:
+        return self.epoch % self.config.validate_every == 0 or self.epoch == self.config.epochs
+
+    def measure(self, validate: Callable[[nn.Module], float]) -> float:
+        """Validate the averaged encoder, and keep it when it is the best so far."""
+        value = float(validate(self.average.eval()))
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the validation is {value} after epoch {self.epoch}")
+        if value > self.best_value:
+            self.best_value, self.best_epoch = value, self.epoch
+            self.best = {name: kept.clone() for name, kept in self.average.state_dict().items()}
+        return value
+
+    def result(self) -> FitResult:
+        if self.best_epoch is not None:
+            self.average.load_state_dict(self.best)
+        return FitResult(
+            encoder=self.average.eval(),
+            seconds=self.seconds,
+            epochs=self.epoch,
+            best_epoch=self.best_epoch,
+            history=tuple(self.history),
+        )
+
+    def step(self, batch: Batch) -> Logs:
         rate = learning_rate_at(self.step_number, self.total, self.warmup, self.config)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        output = self.trainer.training_step(batch)
+        with torch.autocast(
+            batch.images.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        ):
+            output = self.trainer.training_step(batch)
         value = float(output.loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {self.step_number + 1}: {output.logs}")
@@ -195,12 +270,15 @@ class _Run:
     def save(self, path: Path) -> None:
         tensors = {f"module/{name}": value for name, value in self.trainer.module().state_dict().items()}
         tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{key}": value for key, value in state.items()}
         note = {
             "epoch": self.epoch,
             "step": self.step_number,
             "seconds": self.seconds,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
             "fit": self._identity(),
         }
         temporary = path.with_name(path.name + ".tmp")
@@ -222,11 +300,11 @@ class _Run:
     def load(self, path: Path) -> None:
         with safe_open(path, framework="pt") as stored:
             note = json.loads(stored.metadata()["note"])
-            if note["fit"] != self._identity():
-                raise ValueError(
-                    f"checkpoint {path} belongs to {note['fit']}, this fit is {self._identity()}"
-                )
-            groups: dict[str, dict[str, Tensor]] = {"module": {}, "average": {}, "optimiser": {}}
+            # What a checkpoint of an earlier version does not name had today's default.
+            belongs_to = {"is_validated": False, **_DEFAULTS, **note["fit"]}
+            if belongs_to != self._identity():
+                raise ValueError(f"checkpoint {path} belongs to {belongs_to}, this fit is {self._identity()}")
+            groups: dict[str, dict[str, Tensor]] = {"module": {}, "average": {}, "best": {}, "optimiser": {}}
             for key in stored.keys():  # noqa: SIM118  (a safe_open handle is not iterable)
                 kind, name = key.split("/", 1)
                 groups[kind][name] = stored.get_tensor(key)
@@ -240,7 +318,18 @@ class _Run:
             {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
         )
         self.epoch, self.step_number, self.seconds = note["epoch"], note["step"], note["seconds"]
+        self.history = note.get("history", [{} for _ in range(self.epoch)])
+        self.best, self.best_epoch = groups["best"], note.get("best_epoch")
+        if self.best_epoch is not None:
+            self.best_value = self.history[self.best_epoch - 1]["validation"]
 
     def _identity(self) -> dict[str, object]:
         """What must agree between the run that saved a checkpoint and the run that goes on from it."""
-        return {**asdict(self.config), "steps_per_epoch": self.steps_per_epoch}
+        return {
+            **asdict(self.config),
+            "steps_per_epoch": self.steps_per_epoch,
+            "is_validated": self.is_validated,
+        }
+
+
+_DEFAULTS = {field.name: field.default for field in fields(FitConfig)}
