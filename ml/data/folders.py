@@ -65,13 +65,11 @@ def open_folders(root: Path) -> ClassFolders:
         if others:
             raise ValueError(f"{root} holds {', '.join(others[:3])} beside train and test")
         given = {split: _photos(root, split, paths) for split in ("train", "test")}
-        validation, train = _held_out(given["train"])
+        (validation,), train = _held_out(given["train"], 1)
         return ClassFolders(root, _sorted(train), _sorted(validation), _sorted(given["test"]))
-    test, rest = _held_out(_photos(root, "", paths))
+    (test, validation), train = _held_out(_photos(root, "", paths), 2)
     if not test:
         raise ValueError(f"{root}: no class has {HELD_OUT_SHARE} different photos, so none can be tested")
-    # Of a class of n photos, n // 8 are the first eighth of all and of what is left alike (n >= 16).
-    validation, train = _held_out(rest)
     return ClassFolders(root, _sorted(train), _sorted(validation), _sorted(test))
 
 
@@ -126,17 +124,19 @@ def _photos(root: Path, split: str, paths: Iterable[str]) -> list[FolderPhoto]:
     return photos
 
 
-def _held_out(photos: Iterable[FolderPhoto]) -> tuple[list[FolderPhoto], list[FolderPhoto]]:
-    """(the first eighth of each class by digest, the rest); a class of fewer than eight gives nothing."""
+def _held_out(photos: Iterable[FolderPhoto], parts: int) -> tuple[list[list[FolderPhoto]], list[FolderPhoto]]:
+    """(the first `parts` eighths of each class by digest, the rest); fewer than eight photos give nothing."""
     by_class: dict[str, dict[str, list[FolderPhoto]]] = defaultdict(lambda: defaultdict(list))
     for photo in photos:
         by_class[photo.label][photo.digest].append(photo)
-    held_out, rest = [], []
+    held_out: list[list[FolderPhoto]] = [[] for _ in range(parts)]
+    rest: list[FolderPhoto] = []
     for copies in by_class.values():
         digests = sorted(copies)
         count = len(digests) // HELD_OUT_SHARE
-        held_out += [photo for digest in digests[:count] for photo in copies[digest]]
-        rest += [photo for digest in digests[count:] for photo in copies[digest]]
+        for position, digest in enumerate(digests):
+            side = held_out[position // count] if position < parts * count else rest
+            side += copies[digest]
     return held_out, rest
 
 
