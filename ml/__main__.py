@@ -1,4 +1,4 @@
-"""`python -m ml`: train the shipped weights, look into a bundle, export it."""
+"""`python -m ml`: train the shipped weights, look into a bundle, export it, run an experiment."""
 
 # isort: off
 from ml import threads  # noqa: F401  (must come before numpy, torch and onnxruntime load)
@@ -7,6 +7,7 @@ from ml import threads  # noqa: F401  (must come before numpy, torch and onnxrun
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,8 +16,14 @@ from typing import Any
 
 from ml.artifacts import GRAPH_FILE, WEIGHTS_FILE, load_bundle
 from ml.config import config_from_dict
+from ml.experiments import EXPERIMENTS
 
-EXPORTS = {"onnx": GRAPH_FILE, "onnx-int8": "encoder-int8.onnx", "safetensors": WEIGHTS_FILE}
+EXPORTS = {
+    "onnx": GRAPH_FILE,
+    "onnx-fp16": "encoder-fp16.onnx",
+    "onnx-int8": "encoder-int8.onnx",
+    "safetensors": WEIGHTS_FILE,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +62,39 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", required=True, choices=sorted(EXPORTS))
     export.add_argument("--out", type=Path, help="file to write (default: the format's usual name, here)")
     export.set_defaults(run=_export)
+    _add_experiment(commands.add_parser("experiment", help="measure a method and judge its claims"))
     return parser
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", choices=sorted(EXPERIMENTS), metavar="NAME", help="which experiment"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR[,DIR…]", help="data packs, class folders or folders of MNIST files"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="result file to write")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: small arms, 2 seeds, no verdict")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 (default: the experiment's)")
+    parser.add_argument("--threads", type=int, default=_threads(), metavar="N", help="threads per process")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the runs")
+    parser.add_argument(
+        "--ledger", type=Path, default=Path("var/experiments"), help="folder of finished runs"
+    )
+    parser.add_argument("--only", metavar="ROW", help="measure the rows of this name again, with --seed")
+    parser.add_argument("--seed", type=int, metavar="S", help="the seed of --only")
+    parser.add_argument("--check", type=Path, metavar="FILE.json", help="count a result's claims again")
+    parser.set_defaults(run=_experiment, usage_error=parser.error)
+
+
+def _threads() -> int:
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
+def _experiment(options: argparse.Namespace) -> dict[str, Any]:
+    from ml.experiments.command import run_command  # noqa: PLC0415  (torch and the data readers load slowly)
+
+    return run_command(options)
 
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
@@ -106,6 +145,10 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     match options.format:
         case "onnx":
             data = bundle.graph
+        case "onnx-fp16":
+            from ml.models.quantisation import halve_weights  # noqa: PLC0415  (onnx loads slowly)
+
+            data = halve_weights(bundle.graph)
         case "onnx-int8":
             from ml.models.quantisation import quantise_weights  # noqa: PLC0415  (onnx loads slowly)
 
