@@ -22,7 +22,7 @@ from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
 from ml.protocol import Calibration
 
 FORMAT_VERSION = 1
-ARCHITECTURES = ("compact",)
+ARCHITECTURES = ("compact", "residual")
 MANIFEST_FILE, WEIGHTS_FILE, GRAPH_FILE = "manifest.json", "weights.safetensors", "encoder.onnx"
 BUNDLE_FILES = (WEIGHTS_FILE, GRAPH_FILE)
 MAX_COMPACT_GRAPH_BYTES = 1_000_000
@@ -111,7 +111,6 @@ def write_bundle(
     preprocessing: Mapping[str, Any],
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
-    architecture: str = "compact",
     replace: bool = False,
 ) -> Bundle:
     """Write a bundle under a temporary name, sync it, load it back, and rename it to `target`.
@@ -122,7 +121,7 @@ def write_bundle(
     check_free(target, replace=replace)
     contents = {WEIGHTS_FILE: save_safetensors(dict(weights)), GRAPH_FILE: graph}
     plain: dict[str, Any] = {
-        "format": FORMAT_VERSION, "method": method, "architecture": architecture, "config": asdict(config),
+        "format": FORMAT_VERSION, "method": method, "architecture": config.trunk.kind, "config": asdict(config),
         "code_bits": config.code_bits, "dimension": config.dimension, "input_size": config.input_size,
         "preprocessing": dict(preprocessing), "labels": list(labels),
         "calibration": {name: asdict(values) for name, values in calibration.items()},
@@ -165,6 +164,11 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(f"{path} holds {', '.join(names)}; expected exactly {', '.join(expected)}")
     contents = {name: _verified(path / name, manifest.files[name]) for name in BUNDLE_FILES}
     graph = contents[GRAPH_FILE]
+    if manifest.encoder_config.trunk.kind != manifest.architecture:
+        raise BundleError(
+            f"{path}: architecture is {manifest.architecture!r}, "
+            f"its trunk {manifest.encoder_config.trunk.kind!r}"
+        )
     if manifest.architecture == "compact" and len(graph) > MAX_COMPACT_GRAPH_BYTES:
         raise BundleError(f"{path / GRAPH_FILE} has {len(graph)} bytes, allowed {MAX_COMPACT_GRAPH_BYTES}")
     return Bundle(

@@ -14,6 +14,7 @@ class AugmentationConfig:
 
     min_area: float = 0.4  # smallest share of the picture that a crop keeps, (0, 1]
     aspect: float = 0.29  # |log(width / height)| of a crop, at most; >= 0
+    shift: float = 0.0  # of the crop's centre, also beyond the border; share of the side, at most, [0, 1)
     rotation_degrees: float = 10.0  # at most, either way, 0 to 180
     brightness: float = 0.3  # factor in 1 +- this, [0, 1)
     contrast: float = 0.3  # factor in 1 +- this, [0, 1)
@@ -23,7 +24,7 @@ class AugmentationConfig:
     def __post_init__(self) -> None:
         if not 0 < self.min_area <= 1:
             raise ValueError(f"min_area is {self.min_area}, allowed (0, 1]")
-        for name in ("brightness", "contrast", "saturation"):
+        for name in ("shift", "brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, allowed [0, 1)")
         if not 0 <= self.erasing <= 1 or self.aspect < 0 or not 0 <= self.rotation_degrees <= 180:
@@ -36,7 +37,7 @@ class AugmentationConfig:
 def augment(
     pixels: Tensor, size: int, config: AugmentationConfig, flip: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """(B, 3, S0, S0) uint8 -> (B, 3, size, size) float in [0, 1], channels last.
+    """(B, C, S0, S0) uint8 -> (B, C, size, size) float in [0, 1], channels last.
 
     flip: (B,) probability of mirroring each image left to right; 0 where writing or place layout would
     change sense.
@@ -66,6 +67,9 @@ def _resample(
     height = (area.sqrt() * torch.exp(-log_aspect / 2)).clamp(max=1.0)
     centre_x = (1 - width) * _uniform(count, -1.0, 1.0, generator)
     centre_y = (1 - height) * _uniform(count, -1.0, 1.0, generator)
+    if config.shift > 0:  # the picture spans 2 in the grid's units
+        centre_x = centre_x + _uniform(count, -2 * config.shift, 2 * config.shift, generator)
+        centre_y = centre_y + _uniform(count, -2 * config.shift, 2 * config.shift, generator)
     limit = math.radians(config.rotation_degrees)
     angle = _uniform(count, -limit, limit, generator)
     mirror = torch.where(torch.rand(count, generator=generator) < flip, -1.0, 1.0)
@@ -77,7 +81,7 @@ def _resample(
         ],
         dim=1,
     )  # (B, 2, 3)
-    grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
+    grid = F.affine_grid(theta, [count, images.shape[1], size, size], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

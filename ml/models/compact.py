@@ -29,7 +29,9 @@ class CompactTrunk(nn.Module):
         self.stages_before_front = 0 if at_input else 1
         self.front_names = list(_front_names(config.front))
         for name, kind in zip(self.front_names, config.front, strict=True):
-            self.add_module(name, _front_layer(kind, config.channels if at_input else config.widths[0], config))
+            self.add_module(
+                name, _front_layer(kind, config.channels if at_input else config.widths[0], config)
+            )
         self.activation = activation(config.activation)
         widths = (config.channels, *config.widths)
         self.stages = nn.Sequential(

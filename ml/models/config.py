@@ -71,7 +71,11 @@ class ResidualConfig:
     kind: str = "residual"  # tells it from CompactConfig in a manifest
     channels: int = 3  # 3, or 1: the mean of red, green and blue
     stem: int = 32  # channels of the first convolution (stride 2), 1 to 1024
-    widths: tuple[int, ...] = (64, 128, 256)  # channels of each stage, each 1 to 1024; every stage halves the map
+    widths: tuple[int, ...] = (
+        64,
+        128,
+        256,
+    )  # channels of each stage, each 1 to 1024; every stage halves the map
     blocks: tuple[int, ...] = (2, 2, 2)  # two-convolution blocks of each stage, each 1 to 8
     activation: str = "gelu"  # or "relu"
     pooling: str = "gem"  # "mean", or "gem": generalised mean with exponent 3

@@ -1,5 +1,6 @@
 """Exports an encoder to the one ONNX file that serves it, and rebuilds it from its weights."""
 
+import logging
 import warnings
 from collections.abc import Mapping
 
@@ -23,6 +24,7 @@ def export_onnx(encoder: ImageEncoder) -> bytes:
     encoder.eval()
     size = encoder.config.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(

@@ -58,7 +58,9 @@ class Involution(nn.Module):
         padded = padded.view(batch, self.groups, channels // self.groups, *padded.shape[2:])
         kernels = kernels.contiguous().view(batch, self.groups, self.kernel_size**2, height, width)
         if self.training and not torch.compiler.is_compiling():
-            gathered: Tensor = _Aggregation.apply(padded.float(), kernels.float(), self.stride)
+            gathered: Tensor = _Aggregation.apply(  # type: ignore[no-untyped-call]
+                padded.float(), kernels.float(), self.stride
+            )
         else:
             gathered = _aggregate(padded, kernels, self.stride)
         return gathered.view(batch, channels, height, width)
@@ -92,7 +94,7 @@ class _Aggregation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, kernels: Tensor, stride: int) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, padded: Tensor, kernels: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(padded, kernels)
         ctx.stride = stride
         total = padded.new_zeros(*padded.shape[:3], *kernels.shape[-2:])
@@ -102,7 +104,7 @@ class _Aggregation(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None]:
         padded, kernels = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         to_padded = torch.zeros_like(padded) if ctx.needs_input_grad[0] else None

@@ -1,0 +1,180 @@
+"""What the experiment trains: the two sizes of C1, and one arm for each control of C2.
+
+Settings were chosen on validation data (docs/results.md says how). Digits follow the method file: seven by
+seven involution, max-pooling, native 28 pixels. Photos follow the product: three by three, strides, 64 pixels.
+"""
+
+from dataclasses import dataclass, replace
+
+from ml.base_version.recipe import Recipe
+from ml.data.augmentation import AugmentationConfig
+from ml.data.sampling import SamplingConfig
+from ml.methods.compact_metric import Config
+from ml.models.config import CompactConfig, EncoderConfig
+from ml.training.loop import FitConfig
+
+# Packs of things that look the same mirrored; digits and corridors do not.
+MIRRORED = ("fashion_mnist", "grocery", "clothing", "catalog")
+BUDGET_WIDTHS = (48, 64, 96, 128)  # method file, section 3.2
+FEW_SEEDS = 2  # of the arms that are only described
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an arm's recipe depends on: the data's kind, name, picture size, channels and number of classes."""
+
+    kind: str  # "digits", "pack" or "folder"
+    name: str
+    size: int
+    channels: int
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One row's configuration. part: "size" (full training, C1) or "control" (short training, C2)."""
+
+    name: str
+    part: str
+    recipe: Recipe
+    is_claimed: bool  # False: a row that is only described, with FEW_SEEDS seeds
+
+
+def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
+    """Every arm for one data set, the claimed ones first."""
+    sizes = [
+        Arm(name, "size", _sized(subject, name, precision=precision, smoke=smoke), is_claimed=True)
+        for name in ("budget", "parity")
+    ]
+    base = _short(subject, precision=precision, smoke=smoke)
+    claimed = {
+        "one-involution": base,
+        "no-involution": _with_trunk(base, front=()),
+        "two-involutions": _with_trunk(base, front=("involution",) * 2),
+        "three-involutions": _with_trunk(base, front=("involution",) * 3),
+        "relu": _with_trunk(base, activation="relu"),
+        "ce": _with_losses(base, ce=1.0, ms=0.0),
+        "ms": _with_losses(base, ce=0.0, ms=1.0),
+    }
+    described = {
+        "conv-only": _with_trunk(base, front=("convolution",)),
+        "involution-only": _with_trunk(base, front=(), stage="involution"),
+        "involution-after-first": _with_trunk(
+            base,
+            front_position="after_first", involution_kernel=7, involution_groups=_groups(base), involution_reduction=4,
+        ),
+        "kernel-3": _with_trunk(base, involution_kernel=3),
+        "kernel-5": _with_trunk(base, involution_kernel=5),
+        "kernel-7": _with_trunk(base, involution_kernel=7),
+        "embedding-32": _with_encoder(base, dimension=32),
+        "embedding-64": _with_encoder(base, dimension=64),
+        "no-code-head": replace(base, method=replace(base.method, code_weight=0.0)),
+    }  # fmt: skip
+    own = base.method.encoder.trunk
+    assert isinstance(own, CompactConfig)
+    described.pop(f"kernel-{own.involution_kernel}")  # that is the base
+    chosen = dict(list(claimed.items())[:2]) if smoke else claimed | described
+    return sizes[: 1 if smoke else 2] + [
+        Arm(name, "control", recipe, is_claimed=name in claimed) for name, recipe in chosen.items()
+    ]
+
+
+def _sized(subject: Subject, name: str, *, precision: str, smoke: bool) -> Recipe:
+    """`parity` or `budget`, trained to be compared with other work."""
+    recipe = _recipe(subject, precision=precision, epochs=1 if smoke else _full_epochs(subject))
+    if name == "parity":
+        return recipe
+    encoder = recipe.method.encoder
+    trunk = encoder.trunk
+    assert isinstance(trunk, CompactConfig)
+    wide = replace(encoder, trunk=replace(trunk, widths=BUDGET_WIDTHS), code_hidden=128)
+    return replace(recipe, method=replace(recipe.method, encoder=wide))
+
+
+def _short(subject: Subject, *, precision: str, smoke: bool) -> Recipe:
+    """The base of the controls: `parity`, trained as long as a comparison of some forty runs allows."""
+    return _recipe(subject, precision=precision, epochs=1 if smoke else _short_epochs(subject))
+
+
+def _full_epochs(subject: Subject) -> int:
+    match subject.name:
+        case "fashion_mnist":
+            return 20
+        case "mnist":
+            return 8
+        case _:
+            return 60
+
+
+def _short_epochs(subject: Subject) -> int:
+    return 8 if subject.kind == "digits" else 30
+
+
+def _recipe(subject: Subject, *, precision: str, epochs: int) -> Recipe:
+    digits = subject.kind == "digits"
+    mirrored = (subject.name,) if subject.name in MIRRORED else ()
+    trunk = CompactConfig(
+        channels=subject.channels,
+        involution_kernel=7 if digits else 3,
+        strides=(2, 2, 1, 1) if digits else (2, 2, 2, 1),
+        downsampling="pool" if digits else "stride",
+    )
+    per_class = max(2, 250 // subject.classes) if subject.classes < 32 else 4
+    return Recipe(
+        stored_size=subject.size,
+        method=Config(
+            encoder=EncoderConfig(
+                trunk=trunk,
+                input_size=subject.size,
+                mean=(0.5,) * subject.channels,
+                std=(0.25,) * subject.channels,
+            ),
+            ms_weight=1.0 if digits else 0.5,
+            ms_from_epoch=1,
+            scale=6.0 if digits else 16.0,
+        ),
+        fit=FitConfig(
+            epochs=epochs,
+            learning_rate=4e-3,
+            warmup_epochs=min(1.5, 0.15 * epochs),
+            precision=precision,
+        ),
+        sampling=SamplingConfig(
+            classes_per_batch=min(32, subject.classes),
+            images_per_class=per_class,
+            frequency_exponent=0.7,
+            sizes=((1.0, subject.size),),
+            mirrored_packs=mirrored,
+        ),
+        augmentation=_digit_augmentation() if digits else AugmentationConfig(),
+    )
+
+
+def _digit_augmentation() -> AugmentationConfig:
+    """Section 5.2 of the method file: shifts, small rotations, erasing; the whole object stays in view."""
+    return AugmentationConfig(
+        min_area=0.85, aspect=0.1, shift=0.07, rotation_degrees=8.0,
+        brightness=0.1, contrast=0.1, saturation=0.0, erasing=0.25,
+    )  # fmt: skip
+
+
+def _groups(recipe: Recipe) -> int:
+    trunk = recipe.method.encoder.trunk
+    assert isinstance(trunk, CompactConfig)
+    return max(1, trunk.widths[0] // 16)
+
+
+def _with_trunk(recipe: Recipe, **changes: object) -> Recipe:
+    return _with_encoder(recipe, trunk=replace(recipe.method.encoder.trunk, **changes))  # type: ignore[arg-type]
+
+
+def _with_encoder(recipe: Recipe, **changes: object) -> Recipe:
+    encoder = replace(recipe.method.encoder, **changes)  # type: ignore[arg-type]
+    return replace(recipe, method=replace(recipe.method, encoder=encoder))
+
+
+def _with_losses(recipe: Recipe, *, ce: float, ms: float) -> Recipe:
+    # Multi-Similarity alone has to start cold: there is nothing to warm up with.
+    start = 0 if ce == 0 else recipe.method.ms_from_epoch
+    method = replace(recipe.method, ce_weight=ce, ms_weight=ms, ms_from_epoch=start)
+    return replace(recipe, method=method)

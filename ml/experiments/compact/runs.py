@@ -1,0 +1,278 @@
+"""Trains and measures one arm: from images to a row of figures and its per-query values."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from ml.base_version.recipe import Recipe, Trained, train_encoder
+from ml.evaluation.retrieval import retrieval_values, signs_of
+from ml.experiments.data import Dataset, Part
+from ml.experiments.ledger import RunRecord
+from ml.models.encoder import ImageEncoder
+from ml.models.export import export_onnx
+from ml.models.involution import Involution
+from ml.models.quantisation import variants
+from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.protocol import Encoded
+
+SHIFTS = (4, 8)  # pixels
+SHIFT_QUERIES = 2_000  # at most; each is asked in the four directions
+VALIDATION_GALLERY = 10_000  # entries at most
+LATENCY_ROUNDS = 60
+_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run: which arm, on what, from which seed."""
+
+    name: str
+    setting: str
+    seed: int
+    dataset: Dataset
+    recipe: Recipe
+
+
+def measure_size(task: Task, checkpoint: Path) -> RunRecord:
+    """Train for C1 with validation, export, and measure every exported form (float32, float16, int8)."""
+    started, dataset = time.monotonic(), task.dataset
+    trained = train_encoder(
+        dataset.train.images,
+        replace(task.recipe, seed=task.seed),
+        checkpoint=checkpoint,
+        validate=validation_of(dataset),
+    )
+    graph = export_onnx(trained.encoder)
+    values: dict[str, float | int | str] = _training_values(trained)
+    per_query: dict[str, NDArray[np.float64]] = {}
+    latency = _latencies(variants(graph), trained.encoder)
+    for form, data in variants(graph).items():
+        encoder = _opened(data, trained.encoder)
+        gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
+        found = _retrieval(gallery, queries, dataset, deep=form == "fp32")
+        values |= {f"bytes_{form}": len(data), f"batch_1_ms_{form}": latency[form]}
+        if form == "fp32":
+            per_query |= found
+            values |= _further(gallery, queries, dataset)
+            values |= {
+                "recall_at_1_validation": _plain_recall(gallery, encode(encoder, dataset.validation), dataset)
+            }
+        else:
+            per_query[f"recall_at_1_{form}"] = found["recall_at_1"]
+            per_query[f"code_recall_at_1_{form}"] = found["code_recall_at_1"]
+    values |= {"multiply_adds": multiply_adds(trained.encoder), "file_bytes": len(graph)}
+    return _record(task, values, per_query, started, files={"encoder.onnx": graph})
+
+
+def measure_control(task: Task, checkpoint: Path) -> RunRecord:
+    """Train for C2 for a fixed number of epochs and measure the float32 export, shifted queries included."""
+    started, dataset = time.monotonic(), task.dataset
+    trained = train_encoder(dataset.train.images, replace(task.recipe, seed=task.seed), checkpoint=checkpoint)
+    graph = export_onnx(trained.encoder)
+    encoder = _opened(graph, trained.encoder)
+    gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
+    per_query = _retrieval(gallery, queries, dataset, deep=False)
+    for pixels in SHIFTS:
+        per_query[f"recall_at_1_shift_{pixels}"] = shifted_recall(encoder, gallery, dataset, pixels)
+    values = _training_values(trained) | _further(gallery, queries, dataset)
+    if dataset.unseen_gallery is not None and dataset.unseen_queries is not None:
+        values |= _unseen(encoder, dataset.unseen_gallery, dataset.unseen_queries)
+    return _record(task, values, per_query, started)
+
+
+def encode(encoder: OnnxEncoder, part: Part) -> Encoded:
+    """Codes and embeddings of a part's images, in order, by the serving engine."""
+    return encode_pixels(encoder, part.images.pixels)
+
+
+def encode_pixels(encoder: OnnxEncoder, pixels: torch.Tensor) -> Encoded:
+    """(N, C, S, S) uint8 -> codes and embeddings; a grey picture is shown as red = green = blue."""
+    coloured = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
+    parts = [
+        encoder.encode(np.ascontiguousarray(chunk.permute(0, 2, 3, 1).numpy()))
+        for chunk in torch.split(coloured, _CHUNK)
+    ]
+    return Encoded(
+        np.concatenate([part.packed_codes for part in parts]),
+        np.concatenate([part.embeddings for part in parts]),
+    )
+
+
+def shifted(pixels: torch.Tensor, right: int, down: int) -> torch.Tensor:
+    """(N, C, S, S) uint8 moved by whole pixels; what comes into view repeats the border."""
+    size = pixels.shape[-1]
+    columns = (torch.arange(size) - right).clamp(0, size - 1)
+    rows = (torch.arange(size) - down).clamp(0, size - 1)
+    return pixels[:, :, rows][:, :, :, columns]
+
+
+def shifted_recall(
+    encoder: OnnxEncoder, gallery: Encoded, dataset: Dataset, pixels: int
+) -> NDArray[np.float64]:
+    """(Q,) Recall@1 of queries moved by `pixels`, mean over the four directions; NaN for those not asked."""
+    count = len(dataset.test)
+    asked = np.linspace(0, count - 1, min(count, SHIFT_QUERIES)).round().astype(np.int64)
+    images = dataset.test.images.pixels[torch.from_numpy(asked)]
+    labels = dataset.test.labels()[asked]
+    found = np.zeros(len(asked))
+    for right, down in ((pixels, 0), (-pixels, 0), (0, pixels), (0, -pixels)):
+        moved = encode_pixels(encoder, shifted(images, right, down))
+        found += dataset.train.labels()[_nearest(moved.embeddings, gallery.embeddings)] == labels
+    values = np.full(count, np.nan)
+    values[asked] = found / 4
+    return values
+
+
+def validation_of(dataset: Dataset) -> Callable[[nn.Module], float]:
+    """mAP@100 of the validation images in a training gallery of at most 10,000 entries, evenly spaced."""
+    rows = np.linspace(0, len(dataset.train) - 1, min(len(dataset.train), VALIDATION_GALLERY)).round()
+    chosen = torch.from_numpy(rows.astype(np.int64))
+
+    def validate(encoder: nn.Module) -> float:
+        gallery = _embed(encoder, dataset.train.images.pixels[chosen])
+        queries = _embed(encoder, dataset.validation.images.pixels)
+        values = retrieval_values(
+            queries, dataset.validation.labels(), gallery, dataset.train.labels()[chosen.numpy()], deep=False
+        )
+        return values.means()["map_at_100"]
+
+    return validate
+
+
+def multiply_adds(encoder: ImageEncoder) -> int:
+    """Multiply-adds of one image, counted where they happen: convolutions, linear layers, involution sums."""
+    total = 0
+
+    def count(module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += output[0].numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += module.weight.numel()
+        elif isinstance(module, Involution):  # the involution's own sums, beside its two 1 x 1 convolutions
+            total += output[0].numel() * module.kernel_size**2
+
+    hooks = [module.register_forward_hook(count) for module in encoder.modules()]
+    size = encoder.config.input_size
+    with torch.no_grad():
+        encoder.eval()(torch.zeros(1, encoder.config.trunk.channels, size, size))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def _record(
+    task: Task,
+    values: dict[str, float | int | str],
+    per_query: dict[str, NDArray[np.float64]],
+    started: float,
+    *,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> RunRecord:
+    means = {metric: float(np.nanmean(found)) for metric, found in per_query.items()}
+    return RunRecord(
+        name=task.name, setting=task.setting, seed=task.seed, values=values | means, per_query=per_query,
+        seconds=time.monotonic() - started, items=task.dataset.test.items, files=files,
+    )  # fmt: skip
+
+
+def _training_values(trained: Trained) -> dict[str, float | int | str]:
+    encoder = trained.encoder
+    return {
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "epochs": trained.epochs,
+        "training_seconds": round(trained.seconds, 1),
+        "loss": round(trained.history[-1]["loss"], 4),
+    }
+
+
+def _retrieval(
+    gallery: Encoded, queries: Encoded, dataset: Dataset, *, deep: bool
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric of the embeddings, and Recall@1 and mAP@100 of the codes."""
+    query_labels, gallery_labels = dataset.test.labels(), dataset.train.labels()
+    found = retrieval_values(queries.embeddings, query_labels, gallery.embeddings, gallery_labels, deep=deep)
+    codes = retrieval_values(
+        signs_of(queries.packed_codes),
+        query_labels,
+        signs_of(gallery.packed_codes),
+        gallery_labels,
+        deep=False,
+    )
+    return found.per_query() | {
+        "code_recall_at_1": codes.recall_at_1,
+        "code_map_at_100": codes.map_at_100,
+    }
+
+
+def _further(gallery: Encoded, queries: Encoded, dataset: Dataset) -> dict[str, float | int | str]:
+    """Leave-one-out within the test split (section 6), and how much the codes' bits are used."""
+    labels = dataset.test.labels()
+    own = retrieval_values(
+        queries.embeddings, labels, queries.embeddings, labels, left_out=np.arange(len(labels)), deep=False
+    )
+    return {
+        "recall_at_1_within_test": own.means()["recall_at_1"],
+        "distinct_codes": len(np.unique(gallery.packed_codes, axis=0)) / len(gallery.packed_codes),
+    }
+
+
+def _validation_recall(gallery: Encoded, queries: Encoded, dataset: Dataset) -> float:
+    nearest = _nearest(queries.embeddings, gallery.embeddings)
+    return float((dataset.train.labels()[nearest] == dataset.validation.labels()).mean())
+
+
+def _unseen(encoder: OnnxEncoder, gallery: Part, queries: Part) -> dict[str, float | int | str]:
+    """Reserved classes, searched among themselves: classes the encoder was never trained on."""
+    entries, asked = encode(encoder, gallery), encode(encoder, queries)
+    found = retrieval_values(
+        asked.embeddings, queries.labels(), entries.embeddings, gallery.labels(), deep=False
+    ).means()
+    return {"unseen_recall_at_1": found["recall_at_1"], "unseen_map_at_100": found["map_at_100"]}
+
+
+def _nearest(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(Q,) row of the most similar entry; ties to the lower row."""
+    blocks = [
+        np.argmax(queries[start : start + _CHUNK] @ gallery.T, axis=1)
+        for start in range(0, len(queries), _CHUNK)
+    ]
+    return np.concatenate(blocks)
+
+
+@torch.no_grad()
+def _embed(encoder: nn.Module, pixels: torch.Tensor) -> NDArray[np.float32]:
+    parts = [
+        encoder((chunk.float() / 255.0).contiguous(memory_format=torch.channels_last))[1]
+        for chunk in torch.split(pixels, _CHUNK)
+    ]
+    return F.normalize(torch.cat(parts).float(), dim=1).numpy()
+
+
+def _opened(graph: bytes, encoder: ImageEncoder) -> OnnxEncoder:
+    config = encoder.config
+    return open_onnx_encoder(
+        graph, input_size=config.input_size, code_bits=config.code_bits, dimension=config.dimension
+    )
+
+
+def _latencies(graphs: dict[str, bytes], encoder: ImageEncoder) -> dict[str, float]:
+    """Median milliseconds of one picture, the forms taking turns: trust the ratios."""
+    size = encoder.config.input_size
+    picture = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    opened = {form: _opened(data, encoder) for form, data in graphs.items()}
+    times: dict[str, list[float]] = {form: [] for form in opened}
+    for _ in range(LATENCY_ROUNDS):
+        for form, session in opened.items():
+            started = time.perf_counter()
+            session.encode(picture)
+            times[form].append(time.perf_counter() - started)
+    return {form: round(float(np.median(found)) * 1000, 4) for form, found in times.items()}
