@@ -62,9 +62,8 @@ def measure_size(task: Task, checkpoint: Path) -> RunRecord:
         if form == "fp32":
             per_query |= found
             values |= _further(gallery, queries, dataset)
-            values |= {
-                "recall_at_1_validation": _plain_recall(gallery, encode(encoder, dataset.validation), dataset)
-            }
+            asked = encode(encoder, dataset.validation)
+            values["recall_at_1_validation"] = _validation_recall(gallery, asked, dataset)
         else:
             per_query[f"recall_at_1_{form}"] = found["recall_at_1"]
             per_query[f"code_recall_at_1_{form}"] = found["code_recall_at_1"]
