@@ -25,6 +25,7 @@ RECALL_TARGETS = {"mnist": 0.995, "fashion_mnist": 0.93, "cifar10": 0.90}  # cla
 # C2, claims.md: what is to be above what, and in which value.
 DIFFERENCES = (
     ("one - none", "one-involution", "no-involution", "recall_at_1"),
+    ("one - convolution", "one-involution", "conv-only", "recall_at_1"),
     ("one - two", "one-involution", "two-involutions", "recall_at_1"),
     ("one - three", "one-involution", "three-involutions", "recall_at_1"),
     ("GELU - ReLU", "one-involution", "relu", "recall_at_1"),
