@@ -72,9 +72,9 @@ def retrieval_values(
     """Rank gallery (N, D) for each of queries (Q, D) by inner product, highest first, and measure.
 
     Labels are (Q,) and (N,); equal labels are relevant, a negative one is relevant to nothing. left_out: (Q,)
-    gallery row that is the query itself and is not to be found, -1 for none. deep=False leaves out `map` and
-    is about three times faster. Raises ValueError on shapes that do not match and on values that are not
-    finite.
+    gallery row that is the query itself and is not to be found, -1 for none. deep=False leaves out `map`,
+    which saves about a third of the time. Raises ValueError on shapes that do not match and on values that
+    are not finite.
     """
     _check(queries, query_labels, gallery, gallery_labels, left_out)
     count, size = len(queries), len(gallery)
@@ -148,7 +148,9 @@ def _votes(nearest: NDArray[np.int64], sizes: Labels, gallery_labels: Labels) ->
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Groups of equal scores that hold something relevant, of all queries of a block, one per row."""
+    """Groups of equal scores, one per row, of all queries of a block: those that hold something relevant and
+    each query's last one.
+    """
 
     query: Labels  # position in the block
     start: Labels  # place of the group's first entry in the ranking, from 0
@@ -165,22 +167,23 @@ class _Groups:
         order = (ranked >> 32).astype(np.int32)
         is_start = np.ones((count, depth), dtype=np.bool_)
         np.not_equal(order[:, 1:], order[:, :-1], out=is_start[:, 1:])
-        starts = np.flatnonzero(is_start)
-        hits = np.concatenate([[0], np.cumsum(ranked.ravel() & 1)])
-        ends = np.append(starts[1:], count * depth)
-        sizes, relevant = ends - starts, hits[ends] - hits[starts]
-        query = starts // depth
-        before = hits[starts] - hits[query * depth]
+        starts = np.append(np.flatnonzero(is_start), count * depth)
+        group = np.cumsum(is_start, dtype=np.int32) - 1  # of each place of the block
+        ends = group[depth - 1 :: depth]  # of each query
+        hits = group[np.flatnonzero((ranked & 1).astype(np.bool_))]
+        kept, found = np.unique(np.concatenate([hits, ends]), return_counts=True)
+        final = np.searchsorted(kept, ends)
+        found[final] -= 1
+        query = starts[kept] // depth
+        before = np.cumsum(found) - found
+        before -= before[np.searchsorted(query, np.arange(count))][query]
+        sizes = starts[kept + 1] - starts[kept]
         if depth < keys.shape[1]:
-            last = np.append(np.flatnonzero(np.diff(query)), len(query) - 1)  # one per query, in order
             same = (keys >> 32).astype(np.int32) == order[:, -1:]
-            sizes[last] = same.sum(axis=1)
-            relevant[last] = (same & (keys & 1).astype(np.bool_)).sum(axis=1)
-        kept = np.flatnonzero(relevant)
+            sizes[final] = same.sum(axis=1)
+            found[final] = (same & (keys & 1).astype(np.bool_)).sum(axis=1)
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, keys.shape[1] + 1))])
-        return cls(
-            query[kept], starts[kept] % depth, sizes[kept], relevant[kept], before[kept], harmonic, count
-        )
+        return cls(query, starts[kept] % depth, sizes, found, before, harmonic, count)
 
     def precision_sums(self, depths: Labels) -> Values:
         """Per query the expected sum, over relevant entries in the first depths[query] places, of precision.
