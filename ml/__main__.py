@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ml.artifacts import GRAPH_FILE, WEIGHTS_FILE, load_bundle
-from ml.config import config_from_dict
+from ml.config import merged
 from ml.experiments import EXPERIMENTS
 
 EXPORTS = {
@@ -45,8 +45,15 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train version 1.0 from data packs and write its bundle")
     train.add_argument("--data", required=True, metavar="DIR[,DIR…]", help="folders that hold the packs")
     train.add_argument("--out", required=True, type=Path, help="bundle directory to write")
+    train.add_argument(
+        "--architecture", default="parity", choices=("parity", "budget", "residual"),
+        help="parity ships as 1.0, budget fills 1 MB, residual is server-size",
+    )  # fmt: skip
     train.add_argument("--config", type=Path, help="JSON with the recipe values to change")
     train.add_argument("--checkpoint", type=Path, help="file to save each epoch to and to go on from")
+    train.add_argument(
+        "--precision", choices=("float32", "bfloat16"), help="default: the faster one on this processor"
+    )
     train.add_argument("--compile", action="store_true", help="torch.compile: faster, other rounding")
     train.add_argument("--replace", action="store_true", help="put the new bundle in the place of an old one")
     train.set_defaults(run=_train)
@@ -100,10 +107,16 @@ def _experiment(options: argparse.Namespace) -> dict[str, Any]:
 def _train(options: argparse.Namespace) -> dict[str, Any]:
     # Training needs torch, which takes seconds to load; `info` and `export` do without.
     from ml.base_version.build import build_bundle  # noqa: PLC0415
-    from ml.base_version.recipe import Recipe  # noqa: PLC0415
+    from ml.base_version.recipe import recipe_of  # noqa: PLC0415
     from ml.training.loop import Progress  # noqa: PLC0415
+    from ml.training.memory import fastest_precision, keep_freed_memory  # noqa: PLC0415
 
-    values = json.loads(options.config.read_text(encoding="utf-8")) if options.config else {}
+    keep_freed_memory()
+    recipe = merged(
+        recipe_of(options.architecture), {"fit": {"precision": options.precision or fastest_precision()}}
+    )
+    if options.config:
+        recipe = merged(recipe, json.loads(options.config.read_text(encoding="utf-8")), where="recipe")
 
     def show(progress: Progress) -> None:
         left = progress.seconds / progress.epoch * (progress.epochs - progress.epoch)
@@ -113,7 +126,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     bundle = build_bundle(
         [Path(part) for part in options.data.split(",")],
         options.out,
-        config_from_dict(Recipe, values, where="recipe"),
+        recipe,
         checkpoint=options.checkpoint,
         compiled=options.compile,
         replace=options.replace,
@@ -145,14 +158,11 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     match options.format:
         case "onnx":
             data = bundle.graph
-        case "onnx-fp16":
-            from ml.models.quantisation import halve_weights  # noqa: PLC0415  (onnx loads slowly)
+        case "onnx-fp16" | "onnx-int8" as smaller:
+            from ml.models.quantisation import halve_weights, quantise_weights  # noqa: PLC0415  (loads onnx)
 
-            data = halve_weights(bundle.graph)
-        case "onnx-int8":
-            from ml.models.quantisation import quantise_weights  # noqa: PLC0415  (onnx loads slowly)
-
-            data = quantise_weights(bundle.graph)
+            shrink = halve_weights if smaller == "onnx-fp16" else quantise_weights
+            data = shrink(bundle.graph)
         case _:
             data = (bundle.path / WEIGHTS_FILE).read_bytes()
     with target.open("xb") as stream:

@@ -30,6 +30,24 @@ def config_from_dict(kind: type[T], values: Mapping[str, Any], *, where: str = "
         raise ValueError(f"{where}: {error}") from error
 
 
+def merged(config: T, changes: Mapping[str, Any], *, where: str = "config") -> T:
+    """`config` with the values of `changes`, nested alike, in their places; errors as for config_from_dict."""
+    assert dataclasses.is_dataclass(config)
+    assert not isinstance(config, type)
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"{where} is {type(changes).__name__}, expected an object")  # noqa: TRY004
+    return config_from_dict(type(config), _overlaid(dataclasses.asdict(config), changes), where=where)
+
+
+def _overlaid(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {
+        name: _overlaid(values[name], change)
+        for name, change in changes.items()
+        if isinstance(change, Mapping) and isinstance(values.get(name), Mapping)
+    }
+    return {**values, **changes, **nested}
+
+
 def _converted(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_dict(hint, value, where=where)

@@ -14,7 +14,7 @@ import torch
 
 from ml.artifacts import MAX_COMPACT_GRAPH_BYTES, Bundle, check_free, write_bundle
 from ml.base_version.measure import calibrate_and_report, report_plain
-from ml.base_version.recipe import Recipe, Trained, train_encoder
+from ml.base_version.recipe import RECIPE_NAMES, Recipe, Trained, recipe_of, train_encoder
 from ml.base_version.sets import Parts, open_packs, parts_of
 from ml.data.images import ImageSet, load_images
 from ml.data.reserved import load_reserved
@@ -88,7 +88,9 @@ def _opened(graph: bytes, config: EncoderConfig) -> OnnxEncoder:
 def _training_note(trained: Trained, images: ImageSet, *, compiled: bool) -> dict[str, Any]:
     settings = asdict(trained.recipe)
     return {
-        "command": "python -m ml train --data ../shared/data --out DIR" + (" --compile" if compiled else ""),
+        "command": f"python -m ml train --architecture {_architecture(trained.recipe)} "
+        f"--data ../shared/data --out DIR --precision {trained.recipe.fit.precision}"
+        + (" --compile" if compiled else ""),
         "seed": trained.recipe.seed,
         "recipe": settings,
         "images": len(images),
@@ -102,6 +104,12 @@ def _training_note(trained: Trained, images: ImageSet, *, compiled: bool) -> dic
             "onnxruntime": onnxruntime.__version__,
         },
     }  # fmt: skip
+
+
+def _architecture(recipe: Recipe) -> str:
+    """The name of the recipe that trains this trunk, or "parity" with a --config of its own."""
+    same = [n for n in RECIPE_NAMES if recipe_of(n).method.encoder.trunk == recipe.method.encoder.trunk]
+    return same[0] if same else "parity --config FILE"
 
 
 def _revision() -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from ml.__main__ import main
 from ml.artifacts import load_bundle
-from ml.base_version.recipe import Recipe
-from ml.config import config_from_dict
+from ml.base_version.recipe import Recipe, recipe_of
+from ml.config import config_from_dict, merged
 from ml.data.packs import open_pack
 from ml.data.preprocessing import decode_to_input
 from ml.data.reserved import load_reserved
@@ -106,3 +106,15 @@ def test_the_shipped_bundle_was_trained_on_exactly_the_allowed_classes(
     }
 
     assert set(load_bundle(bundle_path).manifest.labels) == allowed
+
+
+def test_changes_are_laid_over_a_recipe_and_leave_the_rest() -> None:
+    recipe = merged(recipe_of("budget"), {"fit": {"epochs": 3}, "seed": 1})
+
+    assert (recipe.fit.epochs, recipe.seed) == (3, 1)
+    assert recipe.method == recipe_of("budget").method
+    assert recipe.fit.learning_rate == recipe_of("budget").fit.learning_rate
+    with pytest.raises(ValueError, match=r"recipe\.fit: unknown key epoch;"):
+        merged(Recipe(), {"fit": {"epoch": 3}}, where="recipe")
+    with pytest.raises(ValueError, match="'giant', allowed: parity, budget, residual"):
+        recipe_of("giant")
