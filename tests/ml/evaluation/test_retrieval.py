@@ -112,6 +112,12 @@ def test_hamming_answers_tie_as_the_oracle_of_the_distances_says() -> None:
         assert values.map[row] == pytest.approx(average_precision(ranking), abs=1e-10)
 
 
+def test_the_two_zeros_of_floats_are_one_score() -> None:
+    keys = retrieval._keys(np.array([[-0.0, 0.0, 1e-30, -1e-30]], np.float32), np.zeros((1, 4), np.bool_))
+    assert np.argsort(keys[0]).tolist() == [2, 0, 1, 3]
+    assert keys[0, 0] >> 32 == keys[0, 1] >> 32
+
+
 def test_a_hand_made_ranking_has_its_hand_made_values() -> None:
     gallery = np.array([[0.9], [0.8], [0.7], [0.6], [0.5], [0.4]], np.float32)
     values = retrieval_values(
