@@ -16,7 +16,9 @@ from ml.training.loop import FitConfig
 # Packs of things that look the same mirrored; digits and corridors do not.
 MIRRORED = ("fashion_mnist", "grocery", "clothing", "catalog")
 BUDGET_WIDTHS = (48, 64, 96, 128)  # method file, section 3.2
-FEW_SEEDS = 2  # of the arms that are only described
+SIZE_SEEDS = 3  # of C1 (tier B)
+CONTROL_SEEDS = 5  # of C2
+FEW_SEEDS = 1  # of the arms that are only described
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,14 @@ class Arm:
     name: str
     part: str
     recipe: Recipe
-    is_claimed: bool  # False: a row that is only described, with FEW_SEEDS seeds
+    seeds: int  # at most
 
 
 def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
     """Every arm for one data set, the claimed ones first."""
     sizes = [
-        Arm(name, "size", _sized(subject, name, precision=precision, smoke=smoke), is_claimed=True)
-        for name in ("budget", "parity")
+        Arm(name, "size", _sized(subject, name, precision=precision, smoke=smoke), seeds)
+        for name, seeds in (("budget", SIZE_SEEDS), ("parity", FEW_SEEDS))
     ]
     base = _short(subject, precision=precision, smoke=smoke)
     claimed = {
@@ -77,7 +79,8 @@ def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
         described = {}  # photos take several times as long
     chosen = dict(list(claimed.items())[:2]) if smoke else claimed | described
     return sizes[: 1 if smoke else 2] + [
-        Arm(name, "control", recipe, is_claimed=name in claimed) for name, recipe in chosen.items()
+        Arm(name, "control", recipe, CONTROL_SEEDS if name in claimed else FEW_SEEDS)
+        for name, recipe in chosen.items()
     ]
 
 
@@ -111,7 +114,7 @@ def _full_epochs(subject: Subject) -> int:
 
 
 def _short_epochs(subject: Subject) -> int:
-    return 8 if subject.kind == "digits" else 16
+    return 5 if subject.kind == "digits" else 16
 
 
 def _recipe(subject: Subject, *, precision: str, epochs: int) -> Recipe:

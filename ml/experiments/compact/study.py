@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from ml.experiments.claims import Question, Side
-from ml.experiments.compact.arms import FEW_SEEDS, Arm, Subject, arms
+from ml.experiments.compact.arms import CONTROL_SEEDS, Arm, Subject, arms
 from ml.experiments.compact.runs import SHIFTS, Task, measure_control, measure_size
 from ml.experiments.data import Dataset, few
 from ml.experiments.evidence import Evidence
 from ml.experiments.protocol import Options, PlannedRun
 from ml.training.memory import fastest_precision, keep_freed_memory
 
-SIZE_SEEDS = 3  # of C1 (tier B)
-CONTROL_SEEDS = 5  # of C2
 CONTROL_IMAGES = 1_000  # training images of a class in the controls, at most
 SMOKE_IMAGES = 40
 SATURATED = ("mnist",)  # every arm finds nearly everything there: nothing to tell them apart by
@@ -56,7 +54,7 @@ class CompactStudy:
                 if arm.part == "control" and dataset.name in SATURATED and not options.smoke:
                     continue
                 used = whole if arm.part == "size" else short
-                planned += [(seed, _run(arm, used, seed)) for seed in _seeds(arm, options.seeds)]
+                planned += [(seed, _run(arm, used, seed)) for seed in options.seeds[: arm.seeds]]
         sizes = [run for _, run in planned if "/" not in run.setting]
         controls = [run for _, run in sorted(planned, key=lambda pair: pair[0]) if "/" in run.setting]
         return sizes + controls
@@ -98,12 +96,6 @@ def _short(dataset: Dataset) -> Dataset:
 def _subject(dataset: Dataset) -> Subject:
     _, channels, size, _ = dataset.train.images.pixels.shape
     return Subject(dataset.kind, dataset.name, size, channels, len(dataset.classes))
-
-
-def _seeds(arm: Arm, seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if not arm.is_claimed:
-        return seeds[:FEW_SEEDS]
-    return seeds[:SIZE_SEEDS] if arm.part == "size" else seeds
 
 
 def _run(arm: Arm, dataset: Dataset, seed: int) -> PlannedRun:
