@@ -48,3 +48,13 @@ lint: setup-dev  ## ruff, mypy --strict, import contracts, missing migrations
 	$(BIN)/mypy ml searchapp tests benchmarks manage.py
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
+
+SAMPLE_DATA ?= ../shared/data
+RESULTS := $(if $(QUICK),var/experiments/quick,docs/results)
+RUN_EXPERIMENT = $(BIN)/python -m ml experiment $(1) --out $(RESULTS)/$(1).json $(if $(QUICK),--quick) \
+	--data $(subst $() ,$(COMMA),$(addprefix $(SAMPLE_DATA)/,$(2)))
+COMMA := ,
+
+experiments: setup-dev  ## every claim: docs/results/<experiment>.json, then docs/results.md; QUICK=1 is a smoke run
+	@$(call RUN_EXPERIMENT,compact,mnist fashion_mnist grocery clothing)
+	@$(if $(QUICK),true,$(BIN)/python -m benchmarks.report)

@@ -23,6 +23,7 @@ from ml.experiments.ledger import Ledger, RunRecord
 from ml.experiments.protocol import Experiment, Options, PlannedRun
 from ml.experiments.result import disagreements, queries_path, result_of, write_result
 from ml.experiments.tables import as_text
+from ml.training.memory import keep_freed_memory
 
 SMOKE_SEEDS = 2
 
@@ -89,6 +90,7 @@ class _Prepared:
 
     def __init__(self, request: Request, *, only: str | None = None) -> None:
         torch.set_num_threads(request.threads)
+        keep_freed_memory()
         self.experiment = find_experiment(request.experiment)
         self.datasets: list[Dataset] = [open_dataset(folder) for folder in request.data]
         self.options = Options(

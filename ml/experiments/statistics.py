@@ -9,6 +9,7 @@ together is counted in both draws, so intervals are rather too wide than too nar
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,9 +57,7 @@ class Resampled:
         )
 
 
-def resampled_mean(
-    values: Values, clusters: NDArray[np.int64], *, seed: int, draws: int = DRAWS
-) -> Resampled:
+def resampled_mean(values: Values, clusters: NDArray[Any], *, seed: int, draws: int = DRAWS) -> Resampled:
     """Mean of `values` (S, Q) over seeds and queries, drawn anew `draws` times.
 
     clusters (Q,) names the item of each query. A query that is NaN in any seed is left out of all. One seed
@@ -69,14 +68,14 @@ def resampled_mean(
 
 
 def resampled_difference(
-    a: Values, b: Values, clusters: NDArray[np.int64], *, seed: int, draws: int = DRAWS
+    a: Values, b: Values, clusters: NDArray[Any], *, seed: int, draws: int = DRAWS
 ) -> Resampled:
     """Mean of a - b, both (S, Q), row s of both from one seed: what the two share cancels."""
     return _resampled([a, b], np.array([1.0, -1.0]), clusters, seed=seed, draws=draws)
 
 
 def resampled_ratio(
-    a: Values, b: Values, clusters: NDArray[np.int64], *, seed: int, draws: int = DRAWS
+    a: Values, b: Values, clusters: NDArray[Any], *, seed: int, draws: int = DRAWS
 ) -> Resampled:
     """mean(a) / mean(b), both (S, Q), paired. Raises ValueError when mean(b) is 0."""
     return _resampled([a, b], None, clusters, seed=seed, draws=draws)
@@ -85,7 +84,7 @@ def resampled_ratio(
 def paired_difference(
     a: Values,
     b: Values,
-    clusters: NDArray[np.int64],
+    clusters: NDArray[Any],
     *,
     seed: int,
     draws: int = DRAWS,
@@ -96,7 +95,7 @@ def paired_difference(
 
 
 def mean_interval(
-    values: Values, clusters: NDArray[np.int64], *, seed: int, draws: int = DRAWS, confidence: float = 0.95
+    values: Values, clusters: NDArray[Any], *, seed: int, draws: int = DRAWS, confidence: float = 0.95
 ) -> Estimate:
     """`resampled_mean` with its interval; p is that of a mean of 0."""
     return resampled_mean(values, clusters, seed=seed, draws=draws).estimate(confidence=confidence)
@@ -136,7 +135,7 @@ def holm_intervals(
 
 
 def _resampled(
-    sides: Sequence[Values], weights: Values | None, clusters: NDArray[np.int64], *, seed: int, draws: int
+    sides: Sequence[Values], weights: Values | None, clusters: NDArray[Any], *, seed: int, draws: int
 ) -> Resampled:
     """The sides' means joined: `weights` times them, or (None) the first over the second."""
     stacked = _checked(sides, clusters, draws)  # (sides, S, Q)
@@ -151,13 +150,13 @@ def _resampled(
     value = _joined(means, weights)
     slope = np.array([1 / means[1], -means[0] / means[1] ** 2]) if weights is None else weights
     rng = np.random.default_rng(seed)
-    _, cluster = np.unique(np.asarray(clusters)[present], return_inverse=True)
+    cluster = _numbered(np.asarray(clusters)[present])
     fallen = _joined(_cluster_draws(stacked.mean(axis=1), cluster, rng, draws), weights)
     fallen = fallen + _seed_draws(slope @ seed_means, rng, draws)
     return Resampled(float(value), np.sort(fallen), stacked.shape[1], int(cluster.max()) + 1)
 
 
-def _checked(sides: Sequence[Values], clusters: NDArray[np.int64], draws: int) -> Values:
+def _checked(sides: Sequence[Values], clusters: NDArray[Any], draws: int) -> Values:
     shapes = [np.shape(side) for side in sides]
     if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][1:] != np.shape(clusters):
         raise ValueError(
@@ -166,6 +165,13 @@ def _checked(sides: Sequence[Values], clusters: NDArray[np.int64], draws: int) -
     if draws < 1 or 0 in shapes[0]:
         raise ValueError(f"draws is {draws}, values are {shapes[0]}; at least one of each is needed")
     return np.stack([np.asarray(side, dtype=np.float64) for side in sides])
+
+
+def _numbered(clusters: NDArray[Any]) -> NDArray[np.int64]:
+    """0, 1, … in order of first appearance: what items are called does not change the draws."""
+    _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
+    numbers: NDArray[np.int64] = np.argsort(np.argsort(first))[inverse]
+    return numbers
 
 
 def _joined(means: Values, weights: Values | None) -> Values:

@@ -1,6 +1,5 @@
 """The run ledger: measured once, kept whole, resumed after a kill, shared by processes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,14 @@ import pytest
 
 from ml.experiments.ledger import Ledger, RunRecord, identity_key
 
-IDENTITY = {"experiment": "tiny", "name": "one", "setting": "all", "seed": 0, "config": {"width": 8}, "data": "ab"}
+IDENTITY = {
+    "experiment": "tiny",
+    "name": "one",
+    "setting": "all",
+    "seed": 0,
+    "config": {"width": 8},
+    "data": "ab",
+}
 PER_QUERY = {"recall_at_1": np.array([1.0, 0.0, np.nan]), "map": np.array([0.5, 0.25, np.nan])}
 
 
@@ -167,4 +173,4 @@ def test_an_identity_that_is_not_json_is_refused(tmp_path: Path, identity: dict[
     with pytest.raises((TypeError, ValueError)):
         Ledger(tmp_path).run(identity, never)
 
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

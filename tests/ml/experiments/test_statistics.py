@@ -101,6 +101,13 @@ def test_asking_the_same_item_ten_times_adds_no_certainty() -> None:
     assert tenfold.n_clusters == 50
 
 
+def test_what_items_are_called_does_not_change_the_draws() -> None:
+    values = np.random.default_rng(12).random((2, 30))
+    names = np.array([f"shelf {30 - index // 2}" for index in range(30)])
+
+    assert mean_interval(values, names, seed=0) == mean_interval(values, alone(30) // 2, seed=0)
+
+
 def test_a_query_without_a_value_in_one_seed_is_left_out_of_all() -> None:
     a = np.array([[1.0, 0.5, np.nan], [1.0, 0.5, 7.0]])
     found = paired_difference(a, np.zeros((2, 3)), alone(3), seed=0)
@@ -182,7 +189,8 @@ def test_after_the_first_cell_that_is_not_rejected_none_is() -> None:
 
 
 def test_a_cell_alone_keeps_its_plain_interval() -> None:
-    cell = resampled_difference(*np.random.default_rng(10).random((2, 4, 30)), alone(30), seed=0)
+    a, b = np.random.default_rng(10).random((2, 4, 30))
+    cell = resampled_difference(a, b, alone(30), seed=0)
 
     assert holm_intervals([cell], [0.0]) == [cell.estimate()]
 
