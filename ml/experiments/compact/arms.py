@@ -19,6 +19,8 @@ BUDGET_WIDTHS = (48, 64, 96, 128)  # method file, section 3.2
 SIZE_SEEDS = 3  # of C1 (tier B)
 CONTROL_SEEDS = 5  # of C2
 FEW_SEEDS = 1  # of the arms that are only described
+NOISE_SEEDS = 2
+LABEL_NOISE = (0.1, 0.2, 0.4)  # claims.md: a column wherever labels train
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Arm:
     part: str
     recipe: Recipe
     seeds: int  # at most
+    label_noise: float = 0.0  # share of training labels replaced by another class's, [0, 1)
 
 
 def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
@@ -78,10 +81,17 @@ def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
     if subject.kind != "digits":
         described = {}  # photos take several times as long
     chosen = dict(list(claimed.items())[:2]) if smoke else claimed | described
-    return sizes[: 1 if smoke else 2] + [
-        Arm(name, "control", recipe, CONTROL_SEEDS if name in claimed else FEW_SEEDS)
-        for name, recipe in chosen.items()
-    ]
+    return (
+        sizes[: 1 if smoke else 2]
+        + [
+            Arm(name, "control", recipe, CONTROL_SEEDS if name in claimed else FEW_SEEDS)
+            for name, recipe in chosen.items()
+        ]
+        + [
+            Arm(f"label-noise-{share:.0%}", "control", base, NOISE_SEEDS, label_noise=share)
+            for share in (() if smoke else LABEL_NOISE)
+        ]
+    )
 
 
 def _sized(subject: Subject, name: str, *, precision: str, smoke: bool) -> Recipe:

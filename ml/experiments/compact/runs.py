@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from ml.base_version.recipe import Recipe, Trained, train_encoder
+from ml.data.images import ImageSet
 from ml.evaluation.retrieval import retrieval_values, signs_of
 from ml.experiments.data import Dataset, Part
 from ml.experiments.ledger import RunRecord
@@ -39,6 +40,7 @@ class Task:
     seed: int
     dataset: Dataset
     recipe: Recipe
+    label_noise: float = 0.0  # share of the training labels replaced, [0, 1); the gallery's stay true
 
 
 def measure_size(task: Task, checkpoint: Path) -> RunRecord:
@@ -107,6 +109,16 @@ def encode_pixels(encoder: OnnxEncoder, pixels: torch.Tensor) -> Encoded:
         np.concatenate([part.packed_codes for part in parts]),
         np.concatenate([part.embeddings for part in parts]),
     )
+
+
+def with_label_noise(images: ImageSet, share: float, seed: int) -> ImageSet:
+    """The images with `share` of the labels replaced by one of the other classes, drawn evenly."""
+    generator = torch.Generator().manual_seed(seed)
+    count, classes = len(images), len(images.names)
+    wrong = torch.randperm(count, generator=generator)[: round(share * count)]
+    labels = images.labels.clone()
+    labels[wrong] += torch.randint(1, classes, (len(wrong),), generator=generator)
+    return replace(images, labels=labels % classes)
 
 
 def shifted(pixels: torch.Tensor, right: int, down: int) -> torch.Tensor:

@@ -34,6 +34,14 @@ DIFFERENCES = (
     *((f"one - none, {p} px", "one-involution", "no-involution", f"recall_at_1_shift_{p}") for p in SHIFTS),
 )
 
+# Shown in docs/results.md; the result file holds every value.
+COLUMNS = [
+    "recall_at_1", "recall_at_10", "map_at_100", "map", "knn_5", "code_recall_at_1",
+    "recall_at_1_fp16", "recall_at_1_int8", "recall_at_1_shift_4", "recall_at_1_shift_8", "unseen_recall_at_1",
+    "recall_at_1_within_test", "parameters", "bytes_fp32", "bytes_fp16", "bytes_int8", "batch_1_ms_fp32",
+    "multiply_adds", "training_seconds",
+]  # fmt: skip
+
 
 class CompactStudy:
     """See ml.experiments.protocol.Experiment."""
@@ -80,6 +88,7 @@ class CompactStudy:
                 f"{CONTROL_IMAGES:,} images a class for a few epochs, so that forty runs fit; they are compared "
                 "with each other only. Shifted queries move by whole pixels, in four directions, borders repeated."
             ),
+            "columns": COLUMNS,
             "plots": [_bytes_plot(evidence)],
         }
 
@@ -100,13 +109,14 @@ def _subject(dataset: Dataset) -> Subject:
 
 def _run(arm: Arm, dataset: Dataset, seed: int) -> PlannedRun:
     setting = dataset.name if arm.part == "size" else f"{dataset.name}/controls"
-    task = Task(arm.name, setting, seed, dataset, arm.recipe)
+    task = Task(arm.name, setting, seed, dataset, arm.recipe, arm.label_noise)
     measure = measure_size if arm.part == "size" else measure_control
+    noise = {"label_noise": arm.label_noise} if arm.label_noise else {}
     return PlannedRun(
         name=arm.name,
         setting=setting,
         seed=seed,
-        identity={"recipe": asdict(arm.recipe), "data": dataset.fingerprint},
+        identity={"recipe": asdict(arm.recipe), "data": dataset.fingerprint, **noise},
         work=partial(measure, task),
     )
 

@@ -9,7 +9,14 @@ import torch
 
 from ml.evaluation.metrics import Ranking, recall_at
 from ml.experiments.compact.arms import Subject, arms
-from ml.experiments.compact.runs import Task, measure_control, measure_size, multiply_adds, shifted
+from ml.experiments.compact.runs import (
+    Task,
+    measure_control,
+    measure_size,
+    multiply_adds,
+    shifted,
+    with_label_noise,
+)
 from ml.experiments.compact.study import DIFFERENCES, EXPERIMENT
 from ml.experiments.data import Dataset, few, open_dataset
 from ml.experiments.evidence import Evidence
@@ -37,7 +44,10 @@ def test_each_control_changes_one_thing_of_the_base() -> None:
     assert changed["ce"] == {"method.ms_weight"}
     assert changed["ms"] == {"method.ce_weight", "method.ms_weight", "method.ms_from_epoch"}
     assert changed["kernel-3"] == {"method.encoder.trunk.involution_kernel"}
-    assert all(changed.values()), "an arm equals the base"
+    assert {name for name, difference in changed.items() if not difference} == {
+        "label-noise-10%", "label-noise-20%", "label-noise-40%"
+    }  # fmt: skip
+    assert [arm.label_noise for arm in others if arm.label_noise] == [0.1, 0.2, 0.4]
 
 
 def test_every_difference_that_is_claimed_has_its_arms() -> None:
@@ -52,6 +62,16 @@ def test_a_shift_moves_whole_pixels_and_repeats_the_border() -> None:
 
     assert shifted(pixels, 1, 0)[0, 0].tolist() == [[0, 0, 1], [3, 3, 4], [6, 6, 7]]
     assert shifted(pixels, 0, -1)[0, 0].tolist() == [[3, 4, 5], [6, 7, 8], [6, 7, 8]]
+
+
+def test_label_noise_replaces_its_share_and_no_more(digits: Dataset) -> None:
+    images = digits.train.images
+
+    noisy = with_label_noise(images, 0.25, seed=3)
+
+    assert int((noisy.labels != images.labels).sum()) == round(0.25 * len(images)) == 30
+    assert set(noisy.labels.tolist()) <= set(range(10))
+    assert torch.equal(with_label_noise(images, 0.0, seed=3).labels, images.labels)
 
 
 def test_multiply_adds_match_a_count_by_hand() -> None:
