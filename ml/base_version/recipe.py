@@ -12,9 +12,11 @@ from ml.data.augmentation import AugmentationConfig
 from ml.data.images import ImageSet
 from ml.data.sampling import BatchSource, SamplingConfig
 from ml.methods.compact_metric import CompactMetricTrainer, Config
+from ml.methods.distillation import Config as DistillationConfig
+from ml.methods.distillation import DistillationTrainer
 from ml.models.config import CompactConfig, EncoderConfig, ResidualConfig
 from ml.models.encoder import ImageEncoder
-from ml.training.loop import FitConfig, Progress, fit
+from ml.training.loop import FitConfig, Progress, Trainer, fit
 
 RECIPE_NAMES = ("parity", "budget", "residual")
 
@@ -76,6 +78,7 @@ def train_encoder(
     checkpoint: Path | None = None,
     compiled: bool = False,
     validate: Callable[[nn.Module], float] | None = None,
+    teacher: ImageEncoder | None = None,
     on_epoch: Callable[[Progress], None] = lambda _progress: None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Trained:
@@ -84,17 +87,21 @@ def train_encoder(
     The images' own channel mean and deviation replace those of the recipe. Seeds torch's global generator
     for the initial weights; resumes from `checkpoint` when it exists. compiled: faster, not bit-identical to
     eager. validate (higher is better): keep the averaged encoder of the best epoch instead of the last one.
+    teacher: a frozen encoder whose answers the new one also learns (ml.methods.distillation).
     """
     mean, deviation = pixel_statistics(images)
     encoder_config = replace(recipe.method.encoder, mean=mean, std=deviation)
     recipe = replace(recipe, method=replace(recipe.method, encoder=encoder_config))
     torch.manual_seed(recipe.seed)
     trainer = CompactMetricTrainer(recipe.method, classes=len(images.names), compiled=compiled)
+    learner: Trainer = trainer
+    if teacher is not None:
+        learner = DistillationTrainer(DistillationConfig(), teacher, student=trainer)
     batches = BatchSource(
         images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs
     )
     result = fit(
-        trainer, batches, recipe.fit,
+        learner, batches, recipe.fit,
         checkpoint=checkpoint, validate=validate, on_epoch=on_epoch, is_cancelled=is_cancelled,
     )  # fmt: skip
     return Trained(

@@ -1,33 +1,38 @@
 """Trains and measures one arm: from images to a row of figures and its per-query values."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from ml.base_version.recipe import Recipe, Trained, train_encoder
+from ml.config import config_from_dict
 from ml.data.images import ImageSet
 from ml.evaluation.retrieval import retrieval_values, signs_of
 from ml.experiments.data import Dataset, Part
 from ml.experiments.ledger import RunRecord
+from ml.models.config import EncoderConfig
 from ml.models.encoder import ImageEncoder
-from ml.models.export import export_onnx
+from ml.models.export import encoder_from_weights, export_onnx, weights_of
 from ml.models.involution import Involution
 from ml.models.quantisation import variants
 from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
 from ml.protocol import Encoded
 
 SHIFTS = (4, 8)  # pixels
-SHIFT_QUERIES = 2_000  # at most; each is asked in the four directions
+SHIFT_QUERIES = 1_000  # at most; each is asked in the four directions
 VALIDATION_GALLERY = 10_000  # entries at most
 LATENCY_ROUNDS = 60
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 _CHUNK = 256
 
 
@@ -41,6 +46,7 @@ class Task:
     dataset: Dataset
     recipe: Recipe
     label_noise: float = 0.0  # share of the training labels replaced, [0, 1); the gallery's stay true
+    teacher: Callable[[], ImageEncoder] | None = None  # trained when it is asked for
 
 
 def measure_size(task: Task, checkpoint: Path) -> RunRecord:
@@ -90,7 +96,18 @@ def measure_control(task: Task, checkpoint: Path) -> RunRecord:
     values = _training_values(trained) | _further(gallery, queries, dataset)
     if dataset.unseen_gallery is not None and dataset.unseen_queries is not None:
         values |= _unseen(encoder, dataset.unseen_gallery, dataset.unseen_queries)
-    return _record(task, values, per_query, started)
+    return _record(task, values, per_query, started, files=_kept(trained.encoder))
+
+
+def _kept(encoder: ImageEncoder) -> dict[str, bytes]:
+    config = json.dumps(asdict(encoder.config)).encode()
+    return {CONFIG_FILE: config, WEIGHTS_FILE: save(weights_of(encoder))}
+
+
+def kept_encoder(files: Mapping[str, bytes]) -> ImageEncoder:
+    """The encoder that `measure_control` kept with its record."""
+    config = config_from_dict(EncoderConfig, json.loads(files[CONFIG_FILE]))
+    return encoder_from_weights(config, load(files[WEIGHTS_FILE]))
 
 
 def encode(encoder: OnnxEncoder, part: Part) -> Encoded:
@@ -245,7 +262,8 @@ def _is_right(
 ) -> NDArray[np.float64]:
     """(Q,) 1.0 where the nearest training image has the query's label."""
     nearest = dataset.train.labels()[_nearest(queries, gallery)]
-    return (nearest == asked.labels()).astype(np.float64)
+    right: NDArray[np.bool_] = nearest == asked.labels()
+    return right.astype(np.float64)
 
 
 def _unseen(encoder: OnnxEncoder, gallery: Part, queries: Part) -> dict[str, float | int | str]:

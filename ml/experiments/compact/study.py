@@ -9,10 +9,11 @@ import numpy as np
 
 from ml.experiments.claims import Question, Side
 from ml.experiments.compact.arms import CONTROL_SEEDS, Arm, Subject, arms
-from ml.experiments.compact.runs import SHIFTS, Task, measure_control, measure_size
+from ml.experiments.compact.runs import SHIFTS, Task, kept_encoder, measure_control, measure_size
 from ml.experiments.data import Dataset, few
 from ml.experiments.evidence import Evidence
 from ml.experiments.protocol import Options, PlannedRun
+from ml.models.encoder import ImageEncoder
 from ml.training.memory import fastest_precision, keep_freed_memory
 
 CONTROL_IMAGES = 1_000  # training images of a class in the controls, at most
@@ -52,20 +53,10 @@ class CompactStudy:
     def plan(self, datasets: Sequence[Dataset], options: Options) -> list[PlannedRun]:
         """Sizes first, then controls seed by seed: a study that is cut short has every arm alike."""
         keep_freed_memory()
-        planned: list[tuple[int, PlannedRun]] = []
-        for dataset in datasets:
-            whole = few(dataset, SMOKE_IMAGES) if options.smoke else dataset
-            short = whole if options.smoke else _short(dataset)
-            for arm in arms(_subject(whole), precision=fastest_precision(), smoke=options.smoke):
-                if arm.part == "size" and dataset.kind != "digits" and not options.smoke:
-                    continue  # C1 is about digits and CIFAR-10; photos have their own base versions
-                if arm.part == "control" and dataset.name in SATURATED and not options.smoke:
-                    continue
-                used = whole if arm.part == "size" else short
-                planned += [(seed, _run(arm, used, seed)) for seed in options.seeds[: arm.seeds]]
-        sizes = [run for _, run in planned if "/" not in run.setting]
-        controls = [run for _, run in sorted(planned, key=lambda pair: pair[0]) if "/" in run.setting]
-        return sizes + controls
+        planned = [run for dataset in datasets for run in _runs(dataset, options)]
+        sizes = [run for run in planned if "/" not in run.setting]
+        controls = [run for run in planned if "/" in run.setting]
+        return sizes + sorted(controls, key=lambda run: run.seed)
 
     def questions(self, evidence: Evidence) -> list[Question]:
         """C1 and C2b for each data set with sizes, C2 for each with controls; each id's C2 cells share Holm."""
@@ -96,6 +87,25 @@ class CompactStudy:
 EXPERIMENT = CompactStudy()
 
 
+def _runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
+    """Every run on one data set, a teacher before its student."""
+    whole = few(dataset, SMOKE_IMAGES) if options.smoke else dataset
+    short = whole if options.smoke else _short(dataset)
+    runs: dict[tuple[str, int], PlannedRun] = {}
+    for arm in arms(_subject(whole), precision=fastest_precision(), smoke=options.smoke):
+        if not options.smoke and not _is_wanted(arm, dataset):
+            continue
+        for seed in options.seeds[: arm.seeds]:
+            used = whole if arm.part == "size" else short
+            runs[arm.name, seed] = _run(arm, used, seed, runs.get((arm.teacher, seed)), options)
+    return list(runs.values())
+
+
+def _is_wanted(arm: Arm, dataset: Dataset) -> bool:
+    """C1 is about digits and CIFAR-10: photos have their own base versions. Saturated data has no controls."""
+    return dataset.kind != "pack" if arm.part == "size" else dataset.name not in SATURATED
+
+
 def _short(dataset: Dataset) -> Dataset:
     """At most CONTROL_IMAGES training images a class; validation and test as they are."""
     fewer = few(dataset, CONTROL_IMAGES)
@@ -107,18 +117,32 @@ def _subject(dataset: Dataset) -> Subject:
     return Subject(dataset.kind, dataset.name, size, channels, len(dataset.classes))
 
 
-def _run(arm: Arm, dataset: Dataset, seed: int) -> PlannedRun:
+def _run(arm: Arm, dataset: Dataset, seed: int, teacher: PlannedRun | None, options: Options) -> PlannedRun:
+    """teacher: the run whose encoder teaches this one."""
     setting = dataset.name if arm.part == "size" else f"{dataset.name}/controls"
-    task = Task(arm.name, setting, seed, dataset, arm.recipe, arm.label_noise)
+    identity: dict[str, Any] = {"recipe": asdict(arm.recipe), "data": dataset.fingerprint}
+    if arm.label_noise:
+        identity["label_noise"] = arm.label_noise
+    if teacher is not None:
+        identity["teacher"] = dict(teacher.identity)
+    task = Task(
+        arm.name, setting, seed, dataset, arm.recipe,
+        label_noise=arm.label_noise,
+        teacher=None if teacher is None else partial(_trained_by, teacher, options),
+    )  # fmt: skip
     measure = measure_size if arm.part == "size" else measure_control
-    noise = {"label_noise": arm.label_noise} if arm.label_noise else {}
     return PlannedRun(
-        name=arm.name,
-        setting=setting,
-        seed=seed,
-        identity={"recipe": asdict(arm.recipe), "data": dataset.fingerprint, **noise},
-        work=partial(measure, task),
+        name=arm.name, setting=setting, seed=seed, identity=identity, work=partial(measure, task)
     )
+
+
+def _trained_by(run: PlannedRun, options: Options) -> ImageEncoder:
+    """The encoder of another run of this study, trained now if the ledger lacks it."""
+    own = {
+        "experiment": EXPERIMENT.name, "name": run.name, "setting": run.setting, "seed": run.seed,
+        "smoke": options.smoke,
+    }  # fmt: skip
+    return kept_encoder(options.ledger.run({**own, **run.identity}, run.work).files)
 
 
 def _sizes(setting: str) -> list[Question]:
