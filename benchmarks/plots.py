@@ -34,12 +34,12 @@ def draw(plot: Mapping[str, Any], folder: Path) -> Path:
         if plot["kind"] == "heat":
             _heat(axes, plot["series"][0])
         else:
-            _points(axes, plot)
+            _points(figure, axes, plot)
         figure.savefig(folder / name, metadata={"Software": None})
     return folder / name
 
 
-def _points(axes: Axes, plot: Mapping[str, Any]) -> None:
+def _points(figure: Figure, axes: Axes, plot: Mapping[str, Any]) -> None:
     axes.set_xscale(plot.get("x_scale", "linear"))
     for index, series in enumerate(plot["series"]):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
@@ -60,7 +60,7 @@ def _points(axes: Axes, plot: Mapping[str, Any]) -> None:
         for x, y, label in zip(series["x"], series["y"], series.get("labels", [])):
             axes.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=colour)
     if len(plot["series"]) > 1:
-        axes.legend(loc="best", fontsize=7)
+        figure.legend(loc="outside right upper", fontsize=7)
 
 
 def _heat(axes: Axes, series: Mapping[str, Any]) -> None:
