@@ -167,3 +167,24 @@ def test_an_empty_gallery_gives_no_query_a_value() -> None:
         np.ones((2, 3), np.float32), np.array([0, 1]), np.ones((0, 3), np.float32), np.array([], np.int64)
     )
     assert all(np.isnan(found).all() for found in values.per_query().values())
+
+
+def test_recall_never_falls_with_k_and_random_embeddings_find_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    gallery, queries = (rng.normal(size=(count, 16)).astype(np.float32) for count in (2_000, 1_000))
+    labels = np.arange(2_000) % 10
+
+    found = retrieval_values(queries, np.arange(1_000) % 10, gallery, labels).means()
+
+    assert found["recall_at_1"] <= found["recall_at_5"] <= found["recall_at_10"]
+    assert found["recall_at_1"] == pytest.approx(0.1, abs=0.03)  # three standard errors
+    assert found["recall_at_10"] == pytest.approx(1 - 0.9**10, abs=0.05)
+
+
+def test_embeddings_that_are_constant_within_a_class_are_ranked_perfectly() -> None:
+    centres = np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0].astype(np.float32)
+    labels = np.arange(200) % 10
+
+    found = retrieval_values(centres[labels[:50]], labels[:50], centres[labels], labels).means()
+
+    assert found["map"] == found["map_at_r"] == found["recall_at_1"] == found["knn_5"] == 1.0
