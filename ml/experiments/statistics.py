@@ -3,8 +3,8 @@
 A run's values (S, Q) vary with its seed and with the queries asked. Both are drawn anew: items with replacement,
 each with all of its queries (percentile bootstrap), and the seeds' mean by Student's t with S - 1 degrees of
 freedom. Resampling three or five seeds with replacement instead would take them for all seeds there are: with
-normal effects of seed it covered 79 % (3 seeds) and 82 % (5), this 95 %. What varies with seed and query
-together is counted in both draws, so intervals are rather too wide than too narrow.
+normal effects of seed it covered 79 % (3 seeds) and 82 % (5) of 300 simulated sets, this 96 % and 97 %. What
+varies with seed and query together is counted in both draws, so intervals are rather too wide than too narrow.
 """
 
 from collections.abc import Sequence
