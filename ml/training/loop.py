@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ml.data.sampling import Batch
+from ml.training.distributed import Spread, current
 
 PRECISIONS = ("float32", "bfloat16")
 Logs = dict[str, float]
@@ -138,6 +139,9 @@ def fit(
     averaged encoder, in eval mode, is measured after every validate_every epochs; the best is returned.
     Raises FitCancelled between steps, ValueError when the checkpoint belongs to another config or patience
     has no validation to go by, FloatingPointError when the loss or a validation is not finite.
+
+    Within `ml.training.distributed.joined` every process calls this with the same batches; each gets the
+    result, and the first alone writes, validates and reports.
     """
     if config.patience > 0 and validate is None:
         raise ValueError(f"patience is {config.patience}, but there is no validation to go by")
@@ -151,6 +155,8 @@ def fit(
             logs["validation"] = run.measure(validate)
         run.history.append(logs)
         run.seconds += time.monotonic() - started
+        if not run.processes.is_first:
+            continue
         if checkpoint is not None:
             run.save(checkpoint)
         on_epoch(Progress(epoch=run.epoch, epochs=config.epochs, seconds=run.seconds, logs=dict(logs)))
@@ -162,7 +168,7 @@ def _epoch_of(run: "_Run", batches: BatchStream, is_cancelled: Callable[[], bool
     totals: Logs = {}
     run.trainer.start_epoch(run.epoch)
     for batch in batches.epoch(run.epoch):
-        if is_cancelled():
+        if run.processes.any(flag=is_cancelled()):
             raise FitCancelled(f"cancelled in epoch {run.epoch + 1} of {run.config.epochs}")
         for name, value in run.step(batch).items():
             totals[name] = totals.get(name, 0.0) + value / batches.steps_per_epoch
@@ -203,7 +209,13 @@ class _Run:
             ],
             lr=config.learning_rate,
         )
+        self.processes = current()
+        self.processes.begin_alike(trainer.module())
         self.average = copy.deepcopy(trainer.encoder()).requires_grad_(requires_grad=False)
+        self.training_step = trainer.training_step
+        if self.processes.count > 1:
+            # After the copy: the average stays an ordinary encoder.
+            self.training_step = Spread(trainer, self.processes).training_step
 
     @property
     def is_finished(self) -> bool:
@@ -219,7 +231,7 @@ class _Run:
 
     def measure(self, validate: Callable[[nn.Module], float]) -> float:
         """Validate the averaged encoder, and keep it when it is the best so far."""
-        value = float(validate(self.average.eval()))
+        value = self.processes.of_first(lambda: float(validate(self.average.eval())))
         if not math.isfinite(value):
             raise FloatingPointError(f"the validation is {value} after epoch {self.epoch}")
         if value > self.best_value:
@@ -245,12 +257,13 @@ class _Run:
         with torch.autocast(
             batch.images.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
         ):
-            output = self.trainer.training_step(batch)
+            output = self.training_step(batch)
         value = float(output.loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss is {value} at step {self.step_number + 1}: {output.logs}")
         self.optimiser.zero_grad(set_to_none=True)
         output.loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.average_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimiser.step()
         self.step_number += 1

@@ -17,9 +17,10 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory for the next step instead of giving it back to the system.
 
-    A training step frees what the next one allocates again; large blocks are then mapped and zeroed by the
-    kernel page by page, which took half of the time at large batches. Applies to the whole process, from
-    now on; calling it twice changes nothing. Returns False, and does nothing, without glibc.
+    A training step frees what the next one allocates again. glibc gives blocks over 32 MB back at once, and
+    the kernel maps and zeroes them anew, page by page: two fifths of the time of a step on 512 pictures.
+    Applies to the whole process, from now on; calling it twice changes nothing. Returns False, and does
+    nothing, without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

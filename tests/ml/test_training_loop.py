@@ -1,6 +1,9 @@
 """The loop's own promises: validation keeps the best, patience stops, precision is the trainer's to see."""
 
 import json
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from torch import nn
 
 from ml.data.sampling import Batch
 from ml.training.loop import FitConfig, FitResult, Progress, StepOutput, fit
-from ml.training.memory import fastest_precision
+from ml.training.memory import fastest_precision, keep_freed_memory
 
 CONFIG = FitConfig(epochs=8, warmup_epochs=0.0, weight_decay=0.0, ema_decay=0.0, learning_rate=0.1)
 
@@ -202,3 +205,36 @@ def test_the_fastest_precision_goes_by_the_flags_of_the_processor(
 
     assert fastest_precision(cpu_info) == precision
     assert fastest_precision(tmp_path / "absent") == "float32"
+
+
+PAGE_FAULTS = """
+import resource, sys
+import torch
+from ml.training.memory import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    assert keep_freed_memory() and keep_freed_memory()
+weight = torch.full((10_000_000,), 0.5, requires_grad=True)
+for step in range(12):
+    if step == 4:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    (weight.sigmoid() * weight.tanh()).sum().backward()
+    weight.grad = None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has these settings")
+def test_kept_memory_is_seldom_mapped_again() -> None:
+    faults = {
+        mode: int(subprocess.check_output([sys.executable, "-c", PAGE_FAULTS, mode], text=True))
+        for mode in ("kept", "given back")
+    }
+
+    assert faults["kept"] < faults["given back"] / 3
+
+
+def test_without_glibc_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
+
+    assert keep_freed_memory() is False
