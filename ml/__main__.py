@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(result, indent=1, ensure_ascii=False))
+    if result is not None:
+        print(json.dumps(result, indent=1, ensure_ascii=False))
     return 0
 
 
@@ -104,10 +105,12 @@ def _experiment(options: argparse.Namespace) -> dict[str, Any]:
     return run_command(options)
 
 
-def _train(options: argparse.Namespace) -> dict[str, Any]:
+def _train(options: argparse.Namespace) -> dict[str, Any] | None:
+    """None in the further processes that torchrun started: the first one tells for all."""
     # Training needs torch, which takes seconds to load; `info` and `export` do without.
     from ml.base_version.build import build_bundle  # noqa: PLC0415
     from ml.base_version.recipe import recipe_of  # noqa: PLC0415
+    from ml.training.distributed import joined  # noqa: PLC0415
     from ml.training.loop import Progress  # noqa: PLC0415
     from ml.training.memory import fastest_precision, keep_freed_memory  # noqa: PLC0415
 
@@ -123,15 +126,18 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
         logs = " ".join(f"{name} {value:.3f}" for name, value in progress.logs.items())
         print(f"epoch {progress.epoch}/{progress.epochs} {logs}, about {left:.0f} s left", file=sys.stderr)
 
-    bundle = build_bundle(
-        [Path(part) for part in options.data.split(",")],
-        options.out,
-        recipe,
-        checkpoint=options.checkpoint,
-        compiled=options.compile,
-        replace=options.replace,
-        on_epoch=show,
-    )
+    with joined():
+        bundle = build_bundle(
+            [Path(part) for part in options.data.split(",")],
+            options.out,
+            recipe,
+            checkpoint=options.checkpoint,
+            compiled=options.compile,
+            replace=options.replace,
+            on_epoch=show,
+        )
+    if bundle is None:
+        return None
     return {"bundle": str(bundle.path), "digest": bundle.digest, "metrics": bundle.manifest.metrics}
 
 

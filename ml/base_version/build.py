@@ -22,6 +22,7 @@ from ml.models.config import EncoderConfig
 from ml.models.encoder import ImageEncoder
 from ml.models.export import export_onnx, weights_of
 from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.training.distributed import current
 from ml.training.loop import Progress
 
 
@@ -34,16 +35,19 @@ def build_bundle(
     compiled: bool = False,
     replace: bool = False,
     on_epoch: Callable[[Progress], None] = lambda _progress: None,
-) -> Bundle:
-    """Train version 1.0 on the packs under `folders` and write its bundle to `target`.
+) -> Bundle | None:
+    """Train a base version on the packs under `folders` and write its bundle to `target`.
 
-    Raises FileExistsError before any work when `target` exists and `replace` is false.
+    Of several processes that train as one, the first writes; the others get None. Raises FileExistsError
+    before any work when `target` exists and `replace` is false.
     """
     check_free(target, replace=replace)
     packs = open_packs(folders)
     parts = parts_of(packs, load_reserved())
     images = load_images(parts.training, recipe.stored_size)
     trained = train_encoder(images, recipe, checkpoint=checkpoint, compiled=compiled, on_epoch=on_epoch)
+    if not current().is_first:
+        return None
     return bundle_of(trained, images, parts, target, compiled=compiled, replace=replace)
 
 
