@@ -1,5 +1,7 @@
 """Involution in shift form against the textbook unfold and against operators it must reduce to."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -114,6 +116,6 @@ def test_parameter_count_follows_the_formula(channels: int, size: int, reduction
         ({"kernel_size": 3, "stride": 0}, "stride 0"),
     ],
 )
-def test_an_impossible_shape_is_refused(options: dict[str, int], message: str) -> None:
+def test_an_impossible_shape_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Involution(3, **options)

@@ -1,6 +1,7 @@
 """The fused gradient of involution against autograd through the same sums, and against finite differences."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -22,9 +23,9 @@ def test_training_gives_the_gradients_of_plain_autograd(
     weights = torch.randn(3, channels, 8 // stride, 12 // stride)
 
     fused = layer(images)
-    (fused * weights).sum().backward()
+    (fused * weights).sum().backward()  # type: ignore[no-untyped-call]
     plain = _unfolded(twin, same_images)
-    (plain * weights).sum().backward()
+    (plain * weights).sum().backward()  # type: ignore[no-untyped-call]
 
     assert torch.allclose(fused, plain, atol=1e-5)
     assert images.grad is not None
@@ -41,7 +42,12 @@ def test_the_fused_gradient_agrees_with_finite_differences() -> None:
     padded = torch.randn(2, 2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
     kernels = torch.randn(2, 2, 9, 4, 5, dtype=torch.float64, requires_grad=True)
 
-    assert torch.autograd.gradcheck(_Aggregation.apply, (padded, kernels, 1))
+    assert torch.autograd.gradcheck(partial(_aggregated, stride=1), (padded, kernels))
+
+
+def _aggregated(padded: torch.Tensor, kernels: torch.Tensor, *, stride: int) -> torch.Tensor:
+    result: torch.Tensor = _Aggregation.apply(padded, kernels, stride)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _unfolded(layer: Involution, images: torch.Tensor) -> torch.Tensor:
