@@ -23,9 +23,9 @@ def test_training_gives_the_gradients_of_plain_autograd(
     weights = torch.randn(3, channels, 8 // stride, 12 // stride)
 
     fused = layer(images)
-    (fused * weights).sum().backward()  # type: ignore[no-untyped-call]
+    (fused * weights).sum().backward()
     plain = _unfolded(twin, same_images)
-    (plain * weights).sum().backward()  # type: ignore[no-untyped-call]
+    (plain * weights).sum().backward()
 
     assert torch.allclose(fused, plain, atol=1e-5)
     assert images.grad is not None
