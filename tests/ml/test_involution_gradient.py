@@ -25,7 +25,7 @@ def test_training_gives_the_gradients_of_plain_autograd(
     fused = layer(images)
     (fused * weights).sum().backward()
     plain = _unfolded(twin, same_images)
-    (plain * weights).sum().backward()
+    (plain * weights).sum().backward()  # type: ignore[no-untyped-call]
 
     assert torch.allclose(fused, plain, atol=1e-5)
     assert images.grad is not None
