@@ -253,10 +253,13 @@ def test_no_folder_is_no_bundle(tmp_path: Path) -> None:
         load_bundle(tmp_path)
 
 
-def test_the_shipped_bundle_is_whole_small_and_honest_about_its_classes(bundle_path: Path) -> None:
+@pytest.mark.parametrize("version", ["default", "budget"])
+def test_a_shipped_bundle_is_whole_small_and_honest_about_its_classes(
+    bundle_path: Path, version: str
+) -> None:
     from ml.data.reserved import load_reserved
 
-    bundle = load_bundle(bundle_path)
+    bundle = load_bundle(bundle_path.parent / version)
     reserved = load_reserved()
 
     assert len(bundle.graph) <= 1_000_000

@@ -94,8 +94,9 @@ def test_a_recipe_survives_json_and_an_unknown_key_is_named() -> None:
         config_from_dict(Recipe, {"seed": "0"})
 
 
-def test_the_shipped_bundle_was_trained_on_exactly_the_allowed_classes(
-    data_packs: Path, bundle_path: Path
+@pytest.mark.parametrize("version", ["default", "budget"])
+def test_a_shipped_bundle_was_trained_on_exactly_the_allowed_classes(
+    data_packs: Path, bundle_path: Path, version: str
 ) -> None:
     reserved = load_reserved()
     allowed = {
@@ -105,7 +106,7 @@ def test_the_shipped_bundle_was_trained_on_exactly_the_allowed_classes(
         if reserved.is_trainable(name, record.label)
     }
 
-    assert set(load_bundle(bundle_path).manifest.labels) == allowed
+    assert set(load_bundle(bundle_path.parent / version).manifest.labels) == allowed
 
 
 def test_changes_are_laid_over_a_recipe_and_leave_the_rest() -> None:
