@@ -32,6 +32,7 @@ RESULT = ROOT / "docs" / "results" / "bench_base_versions.json"
 WEIGHTS = ROOT / "ml" / "weights"
 SEED = 0
 CHUNK = 64
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # stored with the weights, not trained
 ROUNDS = 60
 ABOUT = (
     "Every base version searches the sample catalogue's entries of grocery, clothing and places with their "
@@ -138,7 +139,7 @@ def compared(name: str, bundle: Bundle, gallery: Photos, queries: Photos) -> dic
             {
                 "version": name,
                 "file": form,
-                "parameters": sum(v.size for k, v in bundle.weights.items() if "running" not in k),
+                "parameters": sum(v.size for k, v in bundle.weights.items() if not k.endswith(STATISTICS)),
                 "bytes": len(graph),
                 "batch_1_ms": milliseconds[form],
                 "recall_at_1_loss": loss.value,
