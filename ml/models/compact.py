@@ -27,6 +27,7 @@ class CompactTrunk(nn.Module):
         self.pooling = config.pooling
         at_input = config.front_position == "input"
         self.stages_before_front = 0 if at_input else 1
+        self.front_shortcut = config.front_shortcut
         self.front_names = list(_front_names(config.front))
         for name, kind in zip(self.front_names, config.front, strict=True):
             self.add_module(
@@ -52,7 +53,8 @@ class CompactTrunk(nn.Module):
 
     def _front(self, maps: Tensor) -> Tensor:
         for name in self.front_names:
-            maps = self.activation(self.get_submodule(name)(maps))
+            made = self.activation(self.get_submodule(name)(maps))
+            maps = maps + made if self.front_shortcut else made
         return maps
 
 

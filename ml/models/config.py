@@ -26,6 +26,9 @@ class CompactConfig:
     # them.
     front: tuple[str, ...] = ("involution",)
     front_position: str = "input"  # or "after_first": behind the first stage
+    front_shortcut: bool = (
+        False  # add what a front layer is given to what it makes; needs involution_stride 1
+    )
     involution_kernel: int = 3  # K, odd, 1 to 11
     involution_stride: int = 1  # 1 or 2
     involution_groups: int = 1  # G, divides the channels it stands on
@@ -59,6 +62,8 @@ class CompactConfig:
                 f"involution_stride is {self.involution_stride} (allowed 1, 2), "
                 f"involution_reduction {self.involution_reduction} (at least 1)"
             )
+        if self.front_shortcut and self.involution_stride != 1:
+            raise ValueError(f"involution_stride is {self.involution_stride}, a front_shortcut needs 1")
         carrier = self.channels if self.front_position == "input" else self.widths[0]
         if self.involution_groups < 1 or carrier % self.involution_groups:
             raise ValueError(f"involution_groups is {self.involution_groups}, it must divide {carrier}")

@@ -26,6 +26,7 @@ CONTROLS: dict[str, CompactConfig] = {
         front_position="after_first", involution_kernel=7, involution_groups=2, involution_reduction=4
     ),
     "relu": CompactConfig(activation="relu"),
+    "shortcut": CompactConfig(front_shortcut=True),
     "pool": CompactConfig(downsampling="pool"),
 }
 
@@ -69,6 +70,21 @@ def test_activation_is_swapped_everywhere() -> None:
     assert torch.nn.GELU not in kinds
 
 
+def test_a_shortcut_passes_on_what_a_silent_involution_would_lose() -> None:
+    torch.manual_seed(0)
+    plain = ImageEncoder(EncoderConfig(trunk=CONTROLS["none"], input_size=32)).eval()
+    encoder = ImageEncoder(EncoderConfig(trunk=CONTROLS["shortcut"], input_size=32)).eval()
+    encoder.load_state_dict(plain.state_dict(), strict=False)
+    involution = encoder.trunk.get_submodule("involution")
+    assert isinstance(involution, Involution)
+    with torch.no_grad():
+        for parameter in involution.span.parameters():
+            parameter.zero_()
+        images = torch.rand(2, 3, 32, 32)
+
+        assert torch.equal(encoder(images)[1], plain(images)[1])
+
+
 def test_a_grey_encoder_reads_the_mean_of_the_colours() -> None:
     torch.manual_seed(0)
     encoder = ImageEncoder(EncoderConfig(trunk=CompactConfig(channels=1), **GREY)).eval()
@@ -106,6 +122,7 @@ def test_a_manifest_written_before_there_were_two_trunks_is_a_compact_one() -> N
         ({"trunk": {"front": ["involution"] * 4}}, "up to three"),
         ({"trunk": {"activation": "swish"}}, "'swish', allowed: gelu, relu"),
         ({"trunk": {"involution_groups": 2}}, "must divide 3"),
+        ({"trunk": {"front_shortcut": True, "involution_stride": 2}}, "a front_shortcut needs 1"),
         ({"trunk": {"channels": 2}}, "allowed 1 and 3"),
         ({"trunk": {"channels": 1}}, "must have 1 values"),
     ],

@@ -79,6 +79,7 @@ def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
     own = base.method.encoder.trunk
     assert isinstance(own, CompactConfig)
     described.pop(f"kernel-{own.involution_kernel}")  # that is the base
+    claimed["one-with-shortcut"] = _with_trunk(base, front_shortcut=True)  # ours: nothing can be lost
     if subject.kind != "digits":  # photos take several times as long
         described = {"residual": _with_encoder(base, trunk=ResidualConfig())}
     if smoke:
