@@ -86,7 +86,12 @@ def measure_size(task: Task, checkpoint: Path) -> RunRecord:
 def measure_control(task: Task, checkpoint: Path) -> RunRecord:
     """Train for C2 for a fixed number of epochs and measure the float32 export, shifted queries included."""
     started, dataset = time.monotonic(), task.dataset
-    trained = train_encoder(dataset.train.images, replace(task.recipe, seed=task.seed), checkpoint=checkpoint)
+    trained = train_encoder(
+        with_label_noise(dataset.train.images, task.label_noise, task.seed),
+        replace(task.recipe, seed=task.seed),
+        checkpoint=checkpoint,
+        teacher=None if task.teacher is None else task.teacher(),
+    )
     graph = export_onnx(trained.encoder)
     encoder = _opened(graph, trained.encoder)
     gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)

@@ -1,6 +1,6 @@
 """The compact study: its arms differ as they say, its measures are right on hand cases, its claims are all asked."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,16 @@ def test_a_control_is_trained_measured_and_comes_out_the_same_again(digits: Data
     assert np.array_equal(record.per_query["recall_at_1"], again.per_query["recall_at_1"])
     assert 0.2 < float(record.values["recall_at_1"]) <= 1  # chance is 0.1
     assert record.values["recall_at_1_shift_4"] != record.values["recall_at_1"]
+
+
+def test_wrong_labels_and_a_teacher_change_what_is_learned(digits: Dataset, tmp_path: Path) -> None:
+    plain = _task(digits, "one-involution")
+    teacher = ImageEncoder(replace(plain.recipe.method.encoder, mean=(0.3,), std=(0.3,))).eval()
+    tasks = [plain, replace(plain, label_noise=0.4), replace(plain, teacher=lambda: teacher)]
+
+    losses = [measure_control(task, tmp_path / str(i)).values["loss"] for i, task in enumerate(tasks)]
+
+    assert len(set(losses)) == 3
 
 
 def test_a_size_is_measured_from_its_exported_file(digits: Dataset, tmp_path: Path) -> None:
