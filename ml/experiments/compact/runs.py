@@ -61,24 +61,16 @@ def measure_size(task: Task, checkpoint: Path) -> RunRecord:
     graph = export_onnx(trained.encoder)
     values: dict[str, float | int | str] = _training_values(trained)
     per_query: dict[str, NDArray[np.float64]] = {}
-    latency = _latencies(variants(graph), trained.encoder)
-    for form, data in variants(graph).items():
-        encoder = _opened(data, trained.encoder)
-        gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
-        values |= {f"bytes_{form}": len(data), f"batch_1_ms_{form}": latency[form]}
-        if form == "fp32":
-            per_query |= _retrieval(gallery, queries, dataset, deep=True)
-            values |= _further(gallery, queries, dataset)
-            asked = encode(encoder, dataset.validation)
-            right = _is_right(asked.embeddings, gallery.embeddings, dataset, dataset.validation)
-            values["recall_at_1_validation"] = float(right.mean())
-        else:
-            per_query[f"recall_at_1_{form}"] = _is_right(
-                queries.embeddings, gallery.embeddings, dataset, dataset.test
-            )
-            per_query[f"code_recall_at_1_{form}"] = _is_right(
-                signs_of(queries.packed_codes), signs_of(gallery.packed_codes), dataset, dataset.test
-            )
+    forms = variants(graph)
+    encoder = _opened(graph, trained.encoder)
+    gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
+    per_query |= _retrieval(gallery, queries, dataset, deep=True)
+    values |= _further(gallery, queries, dataset)
+    asked = encode(encoder, dataset.validation)
+    right = _is_right(asked.embeddings, gallery.embeddings, dataset, dataset.validation)
+    values["recall_at_1_validation"] = float(np.nanmean(right))
+    per_query |= _smaller_files(forms, trained.encoder, dataset)
+    values |= _costs(forms, trained.encoder)
     values |= {"multiply_adds": multiply_adds(trained.encoder), "file_bytes": len(graph)}
     return _record(task, values, per_query, started, files={"encoder.onnx": graph})
 
@@ -101,7 +93,37 @@ def measure_control(task: Task, checkpoint: Path) -> RunRecord:
     values = _training_values(trained) | _further(gallery, queries, dataset)
     if dataset.unseen_gallery is not None and dataset.unseen_queries is not None:
         values |= _unseen(encoder, dataset.unseen_gallery, dataset.unseen_queries)
+    if task.teacher is not None:  # C2b asks for the student's smaller files too
+        forms = variants(graph)
+        per_query |= _smaller_files(forms, trained.encoder, dataset)
+        values |= _costs(forms, trained.encoder)
     return _record(task, values, per_query, started, files=_kept(trained.encoder))
+
+
+def _smaller_files(
+    forms: Mapping[str, bytes], trained: ImageEncoder, dataset: Dataset
+) -> dict[str, NDArray[np.float64]]:
+    """Recall@1 of embeddings and of codes for every form but the float32 one, gallery and queries alike."""
+    found = {}
+    for form in forms.keys() - {"fp32"}:
+        encoder = _opened(forms[form], trained)
+        gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
+        found[f"recall_at_1_{form}"] = _is_right(
+            queries.embeddings, gallery.embeddings, dataset, dataset.test
+        )
+        found[f"code_recall_at_1_{form}"] = _is_right(
+            signs_of(queries.packed_codes), signs_of(gallery.packed_codes), dataset, dataset.test
+        )
+    return found
+
+
+def _costs(forms: Mapping[str, bytes], trained: ImageEncoder) -> dict[str, float | int | str]:
+    """Bytes and milliseconds of each form."""
+    latency = _latencies(forms, trained)
+    costs: dict[str, float | int | str] = {}
+    for form, data in forms.items():
+        costs |= {f"bytes_{form}": len(data), f"batch_1_ms_{form}": latency[form]}
+    return costs
 
 
 def _kept(encoder: ImageEncoder) -> dict[str, bytes]:
@@ -164,7 +186,7 @@ def shifted_recall(
         moved = encode_pixels(encoder, shifted(images, right, down))
         found += dataset.train.labels()[_nearest(moved.embeddings, gallery.embeddings)] == labels
     values = np.full(count, np.nan)
-    values[asked] = found / 4
+    values[asked] = np.where(labels < 0, np.nan, found / 4)
     return values
 
 
@@ -265,10 +287,9 @@ def _further(gallery: Encoded, queries: Encoded, dataset: Dataset) -> dict[str, 
 def _is_right(
     queries: NDArray[np.float32], gallery: NDArray[np.float32], dataset: Dataset, asked: Part
 ) -> NDArray[np.float64]:
-    """(Q,) 1.0 where the nearest training image has the query's label."""
+    """(Q,) 1.0 where the nearest training image has the query's label; NaN for a class without any."""
     nearest = dataset.train.labels()[_nearest(queries, gallery)]
-    right: NDArray[np.bool_] = nearest == asked.labels()
-    return right.astype(np.float64)
+    return np.where(asked.labels() < 0, np.nan, nearest == asked.labels())
 
 
 def _unseen(encoder: OnnxEncoder, gallery: Part, queries: Part) -> dict[str, float | int | str]:
@@ -305,7 +326,7 @@ def _opened(graph: bytes, encoder: ImageEncoder) -> OnnxEncoder:
     )
 
 
-def _latencies(graphs: dict[str, bytes], encoder: ImageEncoder) -> dict[str, float]:
+def _latencies(graphs: Mapping[str, bytes], encoder: ImageEncoder) -> dict[str, float]:
     """Median milliseconds of one picture, the forms taking turns: trust the ratios."""
     size = encoder.config.input_size
     picture = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
