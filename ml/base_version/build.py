@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,15 @@ def _training_note(trained: Trained, images: ImageSet, *, compiled: bool) -> dic
 
 
 def _architecture(recipe: Recipe) -> str:
-    """The name of the recipe that trains this trunk, or "parity" with a --config of its own."""
-    same = [n for n in RECIPE_NAMES if recipe_of(n).method.encoder.trunk == recipe.method.encoder.trunk]
+    """The name of the recipe this is; with --config when values of its own were given."""
+
+    def told_apart(other: Recipe) -> Recipe:
+        """Without what the command sets by itself: precision and pixel statistics."""
+        encoder = replace(other.method.encoder, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        method = replace(other.method, encoder=encoder)
+        return replace(other, method=method, fit=replace(other.fit, precision="float32"))
+
+    same = [name for name in RECIPE_NAMES if told_apart(recipe_of(name)) == told_apart(recipe)]
     return same[0] if same else "parity --config FILE"
 
 

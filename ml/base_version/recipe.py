@@ -16,6 +16,7 @@ from ml.methods.distillation import Config as DistillationConfig
 from ml.methods.distillation import DistillationTrainer
 from ml.models.config import CompactConfig, EncoderConfig, ResidualConfig
 from ml.models.encoder import ImageEncoder
+from ml.training.distributed import current
 from ml.training.loop import FitConfig, Progress, Trainer, fit
 
 RECIPE_NAMES = ("parity", "budget", "residual")
@@ -89,6 +90,8 @@ def train_encoder(
     eager. validate (higher is better): keep the averaged encoder of the best epoch instead of the last one.
     teacher: a frozen encoder whose answers the new one also learns (ml.methods.distillation).
     """
+    if current().count > 1 and (compiled or teacher is not None):
+        raise ValueError("several processes train together neither compiled nor with a teacher")
     mean, deviation = pixel_statistics(images)
     encoder_config = replace(recipe.method.encoder, mean=mean, std=deviation)
     recipe = replace(recipe, method=replace(recipe.method, encoder=encoder_config))

@@ -41,6 +41,7 @@ class Question:
     target: what must be true of value, low and high: `low > 0`, `value >= 0.01, low > 0`.
     family: cells of one family share the 5 % of error (Holm); empty: the cell stands alone.
     headroom: (better, worse): unless better - worse >= 0.03 with its low above 0 the cell is untestable.
+    min_seeds: with fewer seeds than the claim was registered with the cell is untestable.
     note: the reason believed, for whoever reads the table.
     """
 
@@ -54,6 +55,7 @@ class Question:
     target: str
     family: str = ""
     headroom: tuple[Side, Side] | None = None
+    min_seeds: int = 1
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -89,7 +91,8 @@ class Claim:
             "n_items": estimate.n_clusters,
             "counted": counted
             | {"b": question.b._asdict() if question.b else None, "family": question.family}
-            | {"headroom": [side._asdict() for side in question.headroom] if question.headroom else None},
+            | {"headroom": [side._asdict() for side in question.headroom] if question.headroom else None}
+            | {"min_seeds": question.min_seeds},
             "note": question.note,
         }
 
@@ -110,6 +113,7 @@ def question_of(claim: dict[str, Any]) -> Question:
         a=Side(**counted["a"]),
         b=Side(**counted["b"]) if counted["b"] else None,
         headroom=(Side(**headroom[0]), Side(**headroom[1])) if headroom else None,
+        min_seeds=counted["min_seeds"],
     )
 
 
@@ -178,6 +182,8 @@ def _null(target: str) -> float:
 
 
 def _verdict(question: Question, estimate: Estimate, evidence: Evidence) -> bool | Literal["untestable"]:
+    if estimate.n_seeds < question.min_seeds:
+        return "untestable"
     if question.headroom is not None and not _has_headroom(question, evidence):
         return "untestable"
     return meets(question.target, estimate)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import multiprocessing
 import os
 import sys
@@ -46,7 +47,7 @@ def run_command(options: argparse.Namespace) -> dict[str, Any]:
         return _check(options.check)
     request = _request(options)
     if options.only is not None:
-        return _run_one(request, options.only, options.seed)
+        return _run_one(request, options.only, options.seed, options.out)
     return _run_all(request, options.out, workers=options.workers)
 
 
@@ -57,18 +58,19 @@ def find_experiment(path: str) -> Experiment:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    if options.name is None or not options.data or (options.only is None) == (options.out is None):
-        options.usage_error(
-            "needed: NAME, --data DIR[,DIR…], and either --out FILE.json or --only ROW --seed S"
-        )
+    folders = (options.data or "").split(",")
+    if options.name is None or not all(folders) or (options.only is None and options.out is None):
+        options.usage_error("needed: NAME, --data DIR[,DIR…], and --out FILE.json or --only ROW --seed S")
     if (options.only is None) != (options.seed is None):
         options.usage_error("--only ROW and --seed S go together: they name the row to measure again")
+    if options.seed is not None and options.seed < 0:
+        options.usage_error(f"--seed is {options.seed}, it must be at least 0")
     if min(options.workers, options.threads, 1 if options.seeds is None else options.seeds) < 1:
         options.usage_error("--seeds, --threads and --workers are at least 1")
     count = options.seeds or (SMOKE_SEEDS if options.quick else None)
     return Request(
         experiment=EXPERIMENTS[options.name],
-        data=tuple(Path(part) for part in options.data.split(",")),
+        data=tuple(map(Path, folders)),
         ledger=options.ledger,
         seeds=None if count is None else tuple(range(count)),
         smoke=options.quick,
@@ -104,6 +106,10 @@ class _Prepared:
         if not self.runs:
             names = ", ".join(sorted({run.name for run in planned}))
             raise ValueError(f"no row is named {only!r}; names: {names}")
+        runs = [(run.setting, run.name, run.seed) for run in self.runs]
+        if len(set(runs)) < len(runs):
+            twice = sorted({run for run in runs if runs.count(run) > 1})
+            raise ValueError(f"runs (setting, name, seed) stand twice: {twice}; is a folder given twice?")
         self.identities = [self._identity(run) for run in self.runs]
 
     def _identity(self, run: PlannedRun) -> dict[str, Any]:
@@ -179,9 +185,12 @@ def _help(request: Request, parent: int) -> None:
         prepared.options.ledger.run_unless_busy(identity, run.work)
 
 
-def _run_one(request: Request, name: str, seed: int) -> dict[str, Any]:
-    """The rows of this name and seed measured again, in a ledger of their own; nothing is kept."""
+def _run_one(request: Request, name: str, seed: int, out: Path | None) -> dict[str, Any]:
+    """The rows of this name and seed measured again, in a ledger of their own; kept in `out` alone."""
     with tempfile.TemporaryDirectory(prefix="experiment-") as folder:
         prepared = _Prepared(replace(request, ledger=Path(folder), seeds=(seed,)), only=name)
         rows = list(evidence_of(_finish(prepared)).rows)
-    return {"experiment": prepared.experiment.name, "rows": rows}
+    found = {"experiment": prepared.experiment.name, "rows": rows}
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return found

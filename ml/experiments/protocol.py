@@ -16,7 +16,7 @@ class Options:
     """How the experiment is to be run.
 
     seeds: those of the main arms; arms that are only described may take the first few.
-    smoke: small arms, minutes in all, no verdict. threads: for torch and ONNX Runtime.
+    smoke: small arms, minutes in all, no verdict. threads: for torch; ONNX Runtime always has one.
     ledger: for work that stands on another run's files (`ledger.run(...)` inside the work is allowed).
     """
 

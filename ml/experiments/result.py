@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -111,13 +112,22 @@ def recompute(path: Path) -> list[dict[str, Any]]:
 
 def disagreements(path: Path) -> list[str]:
     """What a result file says of its claims that its rows and per-query values do not; empty when all agrees."""
-    stated = json.loads(path.read_text(encoding="utf-8"))["claims"]
+    stated = json.loads(path.read_text(encoding="utf-8")).get("claims")
+    if stated is None:
+        raise ValueError(f"{path}: no `claims`, so it is not the result of an experiment")
     return [
         f"{claim['id']}/{claim['cell']}: {key} is {claim[key]}, counted again {again[key]}"
         for claim, again in zip(stated, recompute(path), strict=True)
         for key in again
-        if claim.get(key) != again[key]
+        if not _is_same(claim.get(key), again[key])
     ]
+
+
+def _is_same(stated: Any, again: Any) -> bool:
+    """Equal; numbers but for the last digits, in which another processor may round otherwise."""
+    if isinstance(stated, float) and isinstance(again, float):
+        return math.isclose(stated, again, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(stated == again)
 
 
 def _metrics(claim: Mapping[str, Any]) -> list[tuple[str, str]]:

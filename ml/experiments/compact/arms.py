@@ -19,7 +19,7 @@ BUDGET_WIDTHS = (48, 64, 96, 128)  # method file, section 3.2
 SIZE_SEEDS = 3  # of C1 (tier B)
 CONTROL_SEEDS = 5  # of C2
 FEW_SEEDS = 1  # of the arms that are only described
-THREE_SEEDS = ("one-with-shortcut", "residual", "distilled-student")  # described, but over seeds
+TWO_SEEDS = ("one-with-shortcut", "residual", "distilled-student")  # described, but over seeds
 LABEL_NOISE = (0.1, 0.2, 0.4)  # claims.md: a column wherever labels train
 
 
@@ -97,11 +97,11 @@ def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
         Arm(name, "control", recipe, CONTROL_SEEDS if name in claimed else _described_seeds(name))
         for name, recipe in (claimed | described).items()
     ]
-    return [*sizes[: 1 if smoke else 2], *controls, *([] if smoke else _taught_otherwise(subject, base))]
+    return [*sizes[: 1 if smoke else None], *controls, *([] if smoke else _taught_otherwise(subject, base))]
 
 
 def _described_seeds(name: str) -> int:
-    return 3 if name in THREE_SEEDS else FEW_SEEDS
+    return 2 if name in TWO_SEEDS else FEW_SEEDS
 
 
 def _taught_otherwise(subject: Subject, base: Recipe) -> list[Arm]:
