@@ -1,6 +1,6 @@
 """What the experiment trains: the two sizes of C1, and one arm for each control of C2.
 
-Settings were chosen on validation data (docs/results.md says how). Digits follow the method file: seven by
+How settings were chosen stands in docs/results.md. Digits follow the method file: seven by
 seven involution, max-pooling, native 28 pixels. Photos follow the product: three by three, strides, 64 pixels.
 """
 
@@ -19,7 +19,8 @@ BUDGET_WIDTHS = (48, 64, 96, 128)  # method file, section 3.2
 SIZE_SEEDS = 3  # of C1 (tier B)
 CONTROL_SEEDS = 5  # of C2
 FEW_SEEDS = 1  # of the arms that are only described
-TWO_SEEDS = ("one-with-shortcut", "residual", "distilled-student")  # described, but over seeds
+STUDENT = "distilled-student"
+TWO_SEEDS = ("one-with-shortcut", "residual", STUDENT)  # described, but over seeds
 LABEL_NOISE = (0.1, 0.2, 0.4)  # claims.md: a column wherever labels train
 
 
@@ -107,8 +108,7 @@ def _described_seeds(name: str) -> int:
 def _taught_otherwise(subject: Subject, base: Recipe) -> list[Arm]:
     """The base with another source of truth: a teacher for photos, wrong labels for digits."""
     if subject.kind != "digits":
-        name = "distilled-student"
-        return [Arm(name, "control", base, _described_seeds(name), teacher="residual")]
+        return [Arm(STUDENT, "control", base, _described_seeds(STUDENT), teacher="residual")]
     return [
         Arm(f"label-noise-{share:.0%}", "control", base, FEW_SEEDS, label_noise=share)
         for share in LABEL_NOISE

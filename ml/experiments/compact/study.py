@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ml.experiments.claims import Question, Side
-from ml.experiments.compact.arms import CONTROL_SEEDS, Arm, Subject, arms
+from ml.experiments.compact.arms import CONTROL_SEEDS, SIZE_SEEDS, STUDENT, Arm, Subject, arms
 from ml.experiments.compact.runs import SHIFTS, Task, kept_encoder, measure_control, measure_size
 from ml.experiments.data import Dataset, few
 from ml.experiments.evidence import Evidence
@@ -22,18 +22,45 @@ SATURATED = ("mnist",)  # every arm finds nearly everything there: nothing to te
 MAX_FILE_BYTES = 1_000_000
 MAX_INT8_BYTES = 300_000
 RECALL_TARGETS = {"mnist": 0.995, "fashion_mnist": 0.93, "cifar10": 0.90}  # claims.md, C1
-# C2, claims.md: what is to be above what, and in which value.
-DIFFERENCES = (
-    ("one - none", "one-involution", "no-involution", "recall_at_1"),
-    ("one - convolution", "one-involution", "conv-only", "recall_at_1"),
-    ("one - two", "one-involution", "two-involutions", "recall_at_1"),
-    ("one - three", "one-involution", "three-involutions", "recall_at_1"),
-    ("GELU - ReLU", "one-involution", "relu", "recall_at_1"),
-    ("CE - MS", "ce", "ms", "recall_at_1"),
-    ("CE+MS - CE", "one-involution", "ce", "recall_at_1"),
-    ("CE+MS - MS", "one-involution", "ms", "recall_at_1"),
-    *((f"one - none, {p} px", "one-involution", "no-involution", f"recall_at_1_shift_{p}") for p in SHIFTS),
+# C2: (cell, what is to be above, what, in which value, the reason believed when it is not).
+FRONT_NOTE = (
+    "the layer puts a sum in the picture's place, weighted by kernels made from one to three numbers a pixel, and GELU "
+    "silences its negative half; later layers never see what is lost, and each further involution loses more"
 )
+LOSS_NOTE = "the paper's order of the losses could not be recovered; the direction asked is the method file's"
+DIFFERENCES = (
+    ("one - none", "one-involution", "no-involution", "recall_at_1", FRONT_NOTE),
+    ("one - two", "one-involution", "two-involutions", "recall_at_1", ""),
+    ("one - three", "one-involution", "three-involutions", "recall_at_1", ""),
+    ("GELU - ReLU", "one-involution", "relu", "recall_at_1", ""),
+    ("CE+MS - CE", "one-involution", "ce", "recall_at_1", LOSS_NOTE),
+    ("CE+MS - MS", "one-involution", "ms", "recall_at_1", LOSS_NOTE),
+    *(
+        (f"one - none, {p} px", "one-involution", "no-involution", f"recall_at_1_shift_{p}", FRONT_NOTE)
+        for p in SHIFTS
+    ),
+)
+FASHION_NOTE = (
+    "short training: 14 epochs on shared cores, where the method file has 100; quality still rises with epochs, "
+    "and the controls show what the layer in front costs"
+)
+
+CHOICES = [
+    {
+        "setting": "digits: scale 6, CE + 0.5 MS, 7 x 7 involution in `parity`, 3 x 3 in `budget`",
+        "chosen by": "Recall@1 of the 5,000 validation images of Fashion-MNIST in eight trial runs of 6 to 8 epochs; "
+        "scale 16 was two points lower. The trials are not kept.",
+    },
+    {
+        "setting": "MNIST: 10 epochs, erasing 0.1",
+        "chosen by": "a first `budget` run with 6 epochs and erasing 0.25 stayed at 0.9934 on validation; its test "
+        "value, 0.9935, had been printed beside it, so the target's side of MNIST is not untouched by selection.",
+    },
+    {
+        "setting": "Fashion-MNIST: 14 epochs; controls: 5 and 12 epochs",
+        "chosen by": "the time there was",
+    },
+]
 
 # Shown in docs/results.md; the result file holds every value.
 COLUMNS = [
@@ -63,9 +90,11 @@ class CompactStudy:
         asked: list[Question] = []
         for setting in settings:
             if "/" in setting:
-                asked += [_difference(setting, *difference) for difference in DIFFERENCES]
+                asked += [_difference(setting, cell) for cell in DIFFERENCES]
+                names = {row["name"] for row in evidence.rows if row["setting"] == setting}
+                asked += _compressed(setting, STUDENT) if STUDENT in names else []
             else:
-                asked += [*_sizes(setting), *_compressed(setting)]
+                asked += [*_sizes(setting), *_compressed(setting, "budget")]
         return asked
 
     def present(self, evidence: Evidence) -> dict[str, Any]:
@@ -75,9 +104,15 @@ class CompactStudy:
             "about": (
                 "Full training (`parity`, `budget`) is judged on the test split against the training split as "
                 "gallery; the exported file is what is measured. Controls train the same recipe on at most "
-                f"{CONTROL_IMAGES:,} images a class for a few epochs, so that forty runs fit; they are compared "
-                "with each other only. Shifted queries move by whole pixels, in four directions, borders repeated."
+                f"{CONTROL_IMAGES:,} images a class for some 200 steps, so that all arms and seeds fit; they are "
+                "compared with each other only, and a slower starter may look like a worse one: "
+                "`budget-no-involution` is the same question after full training. Shifted queries move by whole "
+                "pixels, in four directions, borders repeated. MNIST has no controls: every arm finds nearly "
+                "everything there, so its cells of C2 are untestable. `one-with-shortcut`, ours, was added after one "
+                "involution had lost to none in the first seed; `distilled-student` learns from `residual`. Class "
+                "accuracy is not reported: the exported file has no class head."
             ),
+            "tables": [{"title": "How settings were chosen", "rows": CHOICES}],
             "columns": COLUMNS,
             "plots": [_bytes_plot(evidence)],
         }
@@ -151,7 +186,7 @@ def _sizes(setting: str) -> list[Question]:
     recall = Question(
         id="C1", cell=f"{setting}/budget", statistic="recall_at_1_exported", setting=setting,
         a=Side("budget", "recall_at_1"), target=f"value >= {target}",
-        note="`parity` and the smaller files stand beside it in the rows",
+        min_seeds=SIZE_SEEDS, note=FASHION_NOTE if setting == "fashion_mnist" else "",
     )  # fmt: skip
     size = Question(
         id="C1", cell=f"{setting}/budget, bytes", statistic="recall_at_1_exported", setting=setting,
@@ -160,22 +195,27 @@ def _sizes(setting: str) -> list[Question]:
     return [recall, size]
 
 
-def _compressed(setting: str) -> list[Question]:
-    loss = Question(
-        id="C2b", cell=f"{setting}/int8 loss", statistic="compressed_loss", setting=setting,
-        a=Side("budget", "recall_at_1"), b=Side("budget", "recall_at_1_int8"), target="value <= 0.005",
-    )  # fmt: skip
+def _compressed(setting: str, name: str) -> list[Question]:
+    place = f"{setting.split('/', 1)[0]}/{name}"
+    losses = [
+        Question(
+            id="C2b", cell=f"{place}, {form} loss", statistic="compressed_loss", setting=setting,
+            a=Side(name, "recall_at_1"), b=Side(name, f"recall_at_1_{form}"), target="value <= 0.005",
+        )
+        for form in ("fp16", "int8")
+    ]  # fmt: skip
     size = Question(
-        id="C2b", cell=f"{setting}/int8 bytes", statistic="compressed_loss", setting=setting,
-        a=Side("budget", "bytes_int8"), target=f"value <= {MAX_INT8_BYTES}",
+        id="C2b", cell=f"{place}, int8 bytes", statistic="compressed_loss", setting=setting,
+        a=Side(name, "bytes_int8"), target=f"value <= {MAX_INT8_BYTES}",
     )  # fmt: skip
-    return [loss, size]
+    return [*losses, size]
 
 
-def _difference(setting: str, cell: str, a: str, b: str, metric: str) -> Question:
+def _difference(setting: str, cell: tuple[str, str, str, str, str]) -> Question:
+    title, a, b, metric, note = cell
     return Question(
-        id="C2", cell=f"{setting.split('/', maxsplit=1)[0]}: {cell}", statistic="paired_recall_at_1", setting=setting,
-        a=Side(a, metric), b=Side(b, metric), target="low > 0", family=setting,
+        id="C2", cell=f"{setting.split('/', 1)[0]}: {title}", statistic="paired_recall_at_1", setting=setting,
+        a=Side(a, metric), b=Side(b, metric), target="low > 0", family="C2", min_seeds=CONTROL_SEEDS, note=note,
     )  # fmt: skip
 
 

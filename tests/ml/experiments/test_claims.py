@@ -112,8 +112,19 @@ def test_only_seeds_that_both_sides_have_count() -> None:
     assert claim.estimate.n_seeds == 2
 
 
+def test_fewer_seeds_than_the_claim_was_registered_with_give_no_verdict() -> None:
+    enough, too_few = (
+        only(answer([question(min_seeds=count)], evidence_of(planted_runs()))) for count in (3, 4)
+    )
+
+    assert enough.estimate.n_seeds == 3
+    assert (enough.holds, too_few.holds) == (True, "untestable")
+
+
 def test_a_claim_object_holds_the_question_that_made_it() -> None:
-    asked = question(headroom=(Side("one", "map"), Side("none", "map")), family="f", note="too few pixels")
+    asked = question(
+        headroom=(Side("one", "map"), Side("none", "map")), family="f", min_seeds=2, note="few pixels"
+    )
 
     claim = only(answer([asked], evidence_of(planted_runs())))
     assert question_of(claim.as_json()) == asked

@@ -104,10 +104,29 @@ def test_one_row_is_measured_again_whatever_the_ledger_holds(
     for path in (tmp_path / "ledger").glob("*/record.json"):
         path.write_text(path.read_text().replace('"recall_at_1": 0', '"recall_at_1": 9'))
 
-    assert experiment("--only", "pixels", "--seed", "2")["rows"] == [rows[-1]]
+    one = tmp_path / "one.json"
+
+    assert experiment("--only", "pixels", "--seed", "2", "--out", str(one))["rows"] == [rows[-1]]
+    assert json.loads(one.read_text())["rows"] == [rows[-1]]
     assert sorted((tmp_path / "ledger").iterdir()) == kept
     status, errors = experiment("--only", "sounds", "--seed", "2")
     assert (status, errors.splitlines()[-1]) == (1, "error: no row is named 'sounds'; names: colour, pixels")
+
+
+def test_a_folder_given_twice_is_refused_before_any_run(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(experiments.EXPERIMENTS, "compact", "tests.ml.experiments.colours:EXPERIMENT")
+    ledger, out = tmp_path / "ledger", tmp_path / "x.json"
+
+    status = main(
+        ["experiment", "compact", "--data", f"{shop},{shop}", "--out", str(out), "--ledger", str(ledger)]
+    )
+
+    assert status == 1
+    assert "stand twice" in capsys.readouterr().err
+    assert not ledger.exists()
+    assert not out.exists()
 
 
 def test_worker_processes_share_the_runs(experiment: Callable[..., Any], tmp_path: Path) -> None:
@@ -138,6 +157,8 @@ def test_a_claim_that_was_touched_up_fails_the_check(experiment: Callable[..., A
         ["compact", "--out", "y.json"],
         ["compact", "--data", "x"],
         ["compact", "--data", "x", "--only", "parity"],
+        ["compact", "--data", "x", "--only", "parity", "--seed", "-1"],
+        ["compact", "--data", "x,", "--out", "y.json"],
         ["compact", "--data", "x", "--out", "y.json", "--seeds", "0"],
     ],
 )
