@@ -6,7 +6,15 @@ import sys
 
 from benchmarks.report import write_report
 
-BENCHMARKS = ("quality", "base_versions", "encoder_speed", "two_stage", "filters", "http_search", "import_rate")
+BENCHMARKS = (
+    "quality",
+    "base_versions",
+    "encoder_speed",
+    "two_stage",
+    "filters",
+    "http_search",
+    "import_rate",
+)
 
 
 def main() -> int:
