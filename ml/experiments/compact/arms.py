@@ -20,7 +20,6 @@ SIZE_SEEDS = 3  # of C1 (tier B)
 CONTROL_SEEDS = 5  # of C2
 FEW_SEEDS = 1  # of the arms that are only described
 STUDENT = "distilled-student"
-TWO_SEEDS = ("one-with-shortcut", "residual", STUDENT)  # described, but over seeds
 LABEL_NOISE = (0.1, 0.2, 0.4)  # claims.md: a column wherever labels train
 
 
@@ -95,20 +94,16 @@ def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
     if smoke:
         claimed, described = dict(list(claimed.items())[:2]), {}
     controls = [
-        Arm(name, "control", recipe, CONTROL_SEEDS if name in claimed else _described_seeds(name))
+        Arm(name, "control", recipe, CONTROL_SEEDS if name in claimed else FEW_SEEDS)
         for name, recipe in (claimed | described).items()
     ]
     return [*sizes[: 1 if smoke else None], *controls, *([] if smoke else _taught_otherwise(subject, base))]
 
 
-def _described_seeds(name: str) -> int:
-    return 2 if name in TWO_SEEDS else FEW_SEEDS
-
-
 def _taught_otherwise(subject: Subject, base: Recipe) -> list[Arm]:
     """The base with another source of truth: a teacher for photos, wrong labels for digits."""
     if subject.kind != "digits":
-        return [Arm(STUDENT, "control", base, _described_seeds(STUDENT), teacher="residual")]
+        return [Arm(STUDENT, "control", base, FEW_SEEDS, teacher="residual")]
     return [
         Arm(f"label-noise-{share:.0%}", "control", base, FEW_SEEDS, label_noise=share)
         for share in LABEL_NOISE
