@@ -102,7 +102,7 @@ def _drawn(race: Race, images: ImageSet) -> dict[str, torch.Tensor]:
         ),
         AugmentationConfig(),
         seed=race.seed,
-        epochs=1,
+        epochs=race.batches,  # as many as can be asked for: every epoch gives at least one batch
     )
     drawn = list(islice(chain.from_iterable(map(source.epoch, count())), race.batches))
     return {
