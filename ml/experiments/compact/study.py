@@ -26,7 +26,8 @@ RECALL_TARGETS = {"mnist": 0.995, "fashion_mnist": 0.93, "cifar10": 0.90}  # cla
 FRONT_NOTE = (
     "the layer puts a sum in the picture's place, weighted by kernels made from one to three numbers a pixel, and GELU "
     "silences its negative half; later layers never see what is lost, and each further involution loses more; after "
-    "full training the cost is gone (row `budget-no-involution`, one seed), so it is a slower start rather than a lower ceiling"
+    "full training the cost is gone (row `budget-no-involution`, one seed), so it is a slower start rather than a "
+    "lower ceiling"
 )
 LOSS_NOTE = "the paper's order of the losses could not be recovered; the direction asked is the method file's"
 DIFFERENCES = (
@@ -43,7 +44,8 @@ DIFFERENCES = (
 )
 FASHION_NOTE = (
     "short training: 14 epochs on shared cores, where the method file has 100, and quality still rose with epochs; "
-    "the same network without its involution ends level (row `budget-no-involution`, one seed), so the operator is not the limit"
+    "the same network without its involution ends level (row `budget-no-involution`, one seed), so the operator is "
+    "not the limit"
 )
 
 CHOICES = [
