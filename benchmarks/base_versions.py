@@ -8,15 +8,16 @@ import ml.threads  # noqa: F401  isort: skip
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gallery_data import machine
+from benchmarks.gallery_data import machine, medians_ms
 from ml.artifacts import Bundle, load_bundle
 from ml.base_version.sets import Sources, open_packs, parts_of
 from ml.data.images import labelled_name
@@ -25,15 +26,14 @@ from ml.data.reserved import load_reserved
 from ml.evaluation.intervals import paired_interval
 from ml.evaluation.retrieval import retrieval_values, signs_of
 from ml.models.quantisation import variants
-from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.onnx_encoder import OnnxEncoder, open_encoder_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "docs" / "results" / "bench_base_versions.json"
 WEIGHTS = ROOT / "ml" / "weights"
 SEED = 0
 CHUNK = 64
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # stored with the weights, not trained
-ROUNDS = 60
+LATENCY_PHOTOS = 20
 ABOUT = (
     "Every base version searches the sample catalogue's entries of grocery, clothing and places with their "
     "held-out photos (test and query splits), ranked by the calibrated mix of code and embedding over all "
@@ -94,30 +94,17 @@ def answers(encoder: OnnxEncoder, bundle: Bundle, gallery: Photos, queries: Phot
     return Answers(found.recall_at_1, found.recall_at_10, found.map)
 
 
-def opened(graph: bytes, bundle: Bundle) -> OnnxEncoder:
-    config = bundle.manifest.encoder_config
-    return open_onnx_encoder(
-        graph, input_size=config.input_size, code_bits=config.code_bits, dimension=config.dimension
-    )
-
-
-def latencies(encoders: dict[str, OnnxEncoder], photo: NDArray[np.uint8]) -> dict[str, float]:
-    """Median milliseconds of one picture, the encoders taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in encoders}
-    for _ in range(ROUNDS):
-        for name, encoder in encoders.items():
-            started = perf_counter()
-            encoder.encode(photo)
-            times[name].append(perf_counter() - started)
-    return {name: float(np.median(found)) * 1000 for name, found in times.items()}
-
-
 def compared(name: str, bundle: Bundle, gallery: Photos, queries: Photos) -> dict[str, list[dict[str, Any]]]:
     """Rows of both tables for one version."""
     graphs = variants(bundle.graph)
-    encoders = {form: opened(graph, bundle) for form, graph in graphs.items()}
+    encoders = {
+        form: open_encoder_of(graph, bundle.manifest.encoder_config) for form, graph in graphs.items()
+    }
     found = {form: answers(encoder, bundle, gallery, queries) for form, encoder in encoders.items()}
-    milliseconds = latencies(encoders, queries.pixels[:1])
+    calls: dict[str, Callable[[int], object]] = {
+        form: partial(_encode_one, encoder, queries.pixels) for form, encoder in encoders.items()
+    }
+    milliseconds = medians_ms(calls, queries=LATENCY_PHOTOS, rounds=3)
     clusters = np.unique(queries.labels, return_inverse=True)[1].astype(np.int64)
     quality = []
     for pack in [*sorted(set(queries.packs)), "all"]:
@@ -139,7 +126,7 @@ def compared(name: str, bundle: Bundle, gallery: Photos, queries: Photos) -> dic
             {
                 "version": name,
                 "file": form,
-                "parameters": sum(v.size for k, v in bundle.weights.items() if not k.endswith(STATISTICS)),
+                "parameters": bundle.parameters,
                 "bytes": len(graph),
                 "batch_1_ms": milliseconds[form],
                 "recall_at_1_loss": loss.value,
@@ -182,6 +169,10 @@ def main() -> None:
         print(json.dumps(row))
     if not options.quick:
         RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _encode_one(encoder: OnnxEncoder, pixels: NDArray[np.uint8], row: int) -> None:
+    encoder.encode(pixels[row : row + 1])
 
 
 def _training(name: str, bundle: Bundle) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from ml.data.reserved import load_reserved
 from ml.models.encoder import ImageEncoder, ServingGraph
 from ml.models.export import encoder_from_weights, export_onnx
 from ml.models.quantisation import quantise_weights
-from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.onnx_encoder import open_encoder_of
 from ml.protocol import Pixels
 from ml.training.memory import fastest_precision
 
@@ -117,13 +117,6 @@ def trained_encoder(bundle: Bundle, side: int) -> ImageEncoder:
     return encoder_from_weights(replace(bundle.manifest.encoder_config, input_size=side), bundle.weights)
 
 
-def opened(encoder: ImageEncoder, graph: bytes) -> OnnxEncoder:
-    config = encoder.config
-    return open_onnx_encoder(
-        graph, input_size=config.input_size, code_bits=config.code_bits, dimension=config.dimension
-    )
-
-
 def evenly(sources: Sources, count: int) -> Sources:
     """`count` of the sources, spread over all of them."""
     return [sources[int(place)] for place in np.linspace(0, len(sources) - 1, count)]
@@ -138,8 +131,8 @@ def engines_of(encoder: ImageEncoder) -> dict[str, Engine]:
     return {
         PLAIN: partial(eager_outputs, ServingGraph(textbook(encoder)).eval()),
         "torch eager, the product's encoder": partial(eager_outputs, ServingGraph(encoder).eval()),
-        SERVES: opened(encoder, graph).outputs,
-        "ONNX Runtime, int8 weights": opened(encoder, quantise_weights(graph)).outputs,
+        SERVES: open_encoder_of(graph, encoder.config).outputs,
+        "ONNX Runtime, int8 weights": open_encoder_of(quantise_weights(graph), encoder.config).outputs,
     }
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from benchmarks.textbook_encoder import made_textbook
 from ml.data.augmentation import AugmentationConfig
@@ -128,26 +127,15 @@ class _Turns:
         self.connection.send(perf_counter() - started)
 
 
-class _Recorded:
+class _Recorded(CompactMetricTrainer):
     """The product's trainer, noting the loss of each step."""
 
-    def __init__(self, trainer: CompactMetricTrainer) -> None:
-        self.trainer = trainer
-        self.losses: list[float] = []
-
-    def start_epoch(self, epoch: int) -> None:
-        self.trainer.start_epoch(epoch)
+    losses: list[float]
 
     def training_step(self, batch: Batch) -> StepOutput:
-        output = self.trainer.training_step(batch)
+        output = super().training_step(batch)
         self.losses.append(float(output.loss.detach()))
         return output
-
-    def module(self) -> nn.Module:
-        return self.trainer.module()
-
-    def encoder(self) -> nn.Module:
-        return self.trainer.encoder()
 
 
 def _train(racer: Racer, race: Race, file: Path, connection: Connection) -> None:
@@ -165,12 +153,12 @@ def _train(racer: Racer, race: Race, file: Path, connection: Connection) -> None
         )
     ]
     torch.manual_seed(race.seed)
-    trainer = CompactMetricTrainer(
+    trainer = _Recorded(
         Config(encoder=race.encoder), classes=int(stored["labels"].max()) + 1, compiled=racer.is_compiled
     )
     if racer.is_textbook:
         made_textbook(trainer.encoder())
-    recorded = _Recorded(trainer)
+    trainer.losses = []
     connection.send("ready")
-    fit(recorded, _Turns(batches, connection), FitConfig(epochs=race.rounds, precision=racer.precision))
-    connection.send(recorded.losses)
+    fit(trainer, _Turns(batches, connection), FitConfig(epochs=race.rounds, precision=racer.precision))
+    connection.send(trainer.losses)

@@ -149,7 +149,7 @@ def _info(options: argparse.Namespace) -> dict[str, Any]:
         "method": manifest.method,
         "architecture": manifest.architecture,
         "config": manifest.config,
-        "parameters": sum(values.size for name, values in bundle.weights.items() if not _is_statistic(name)),
+        "parameters": bundle.parameters,
         "bytes": {name: entry["bytes"] for name, entry in manifest.files.items()},
         "labels": len(manifest.labels),
         "calibration": {name: asdict(values) for name, values in manifest.calibration.items()},
@@ -174,11 +174,6 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     with target.open("xb") as stream:
         stream.write(data)
     return {"file": str(target), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _is_statistic(name: str) -> bool:
-    """Batch-norm running values are stored with the weights but were not trained."""
-    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_HEADER_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+_RUNNING_VALUES = ("running_mean", "running_var", "num_batches_tracked")
+
 Weights = dict[str, NDArray[Any]]
 
 
@@ -84,6 +86,11 @@ class Bundle:
     def calibration(self) -> Calibration:
         """Calibration of this version's queries against its own entries."""
         return self.manifest.calibration["self"]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained; batch norm's running values are stored beside them."""
+        return sum(v.size for name, v in self.weights.items() if not name.endswith(_RUNNING_VALUES))
 
     def encoder(self) -> OnnxEncoder:
         """The serving encoder, free of torch. Raises BundleError when the graph does not fit the manifest."""

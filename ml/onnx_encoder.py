@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ml.models.config import EncoderConfig
 from ml.protocol import Encoded, Pixels, checked_batch, pack_bits
 
 # Bounds the memory of one call; a larger batch is encoded in parts with the same result.
@@ -37,6 +38,13 @@ class OnnxEncoder:
                 None, {"pixels": np.ascontiguousarray(pixels[part])}
             )
         return logits, embeddings
+
+
+def open_encoder_of(graph: bytes, config: EncoderConfig) -> OnnxEncoder:
+    """`open_onnx_encoder` with the shapes that `config` promises."""
+    return open_onnx_encoder(
+        graph, input_size=config.input_size, code_bits=config.code_bits, dimension=config.dimension
+    )
 
 
 def open_onnx_encoder(model: bytes, *, input_size: int, code_bits: int, dimension: int) -> OnnxEncoder:

@@ -21,7 +21,7 @@ from ml.data.reserved import load_reserved
 from ml.models.config import EncoderConfig
 from ml.models.encoder import ImageEncoder
 from ml.models.export import export_onnx, weights_of
-from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.onnx_encoder import open_encoder_of
 from ml.training.distributed import current
 from ml.training.loop import Progress
 
@@ -59,8 +59,10 @@ def bundle_of(
     graph = export_onnx(trained.encoder)
     if config.trunk.kind == "compact" and len(graph) > MAX_COMPACT_GRAPH_BYTES:
         raise ValueError(f"the exported graph has {len(graph)} bytes, allowed {MAX_COMPACT_GRAPH_BYTES}")
-    calibration, metrics = calibrate_and_report(_opened(graph, config), parts)
-    metrics["random_weights"] = report_plain(_opened(export_onnx(random_encoder(config)), config), parts)
+    calibration, metrics = calibrate_and_report(open_encoder_of(graph, config), parts)
+    metrics["random_weights"] = report_plain(
+        open_encoder_of(export_onnx(random_encoder(config)), config), parts
+    )
     return write_bundle(
         target,
         method="compact",
@@ -81,12 +83,6 @@ def random_encoder(config: EncoderConfig) -> ImageEncoder:
     """The same architecture with the untrained weights of seed 0: what training has to beat."""
     torch.manual_seed(0)
     return ImageEncoder(config).eval()
-
-
-def _opened(graph: bytes, config: EncoderConfig) -> OnnxEncoder:
-    return open_onnx_encoder(
-        graph, input_size=config.input_size, code_bits=config.code_bits, dimension=config.dimension
-    )
 
 
 def _training_note(trained: Trained, images: ImageSet, *, compiled: bool) -> dict[str, Any]:

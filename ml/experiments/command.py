@@ -21,7 +21,7 @@ from ml.experiments.claims import answer
 from ml.experiments.data import Dataset, open_dataset
 from ml.experiments.evidence import evidence_of
 from ml.experiments.ledger import Ledger, RunRecord
-from ml.experiments.protocol import Experiment, Options, PlannedRun
+from ml.experiments.protocol import Experiment, Options
 from ml.experiments.result import disagreements, queries_path, result_of, write_result
 from ml.experiments.tables import as_text
 from ml.training.memory import keep_freed_memory
@@ -110,17 +110,7 @@ class _Prepared:
         if len(set(runs)) < len(runs):
             twice = sorted({run for run in runs if runs.count(run) > 1})
             raise ValueError(f"runs (setting, name, seed) stand twice: {twice}; is a folder given twice?")
-        self.identities = [self._identity(run) for run in self.runs]
-
-    def _identity(self, run: PlannedRun) -> dict[str, Any]:
-        return {
-            "experiment": self.experiment.name,
-            "name": run.name,
-            "setting": run.setting,
-            "seed": run.seed,
-            "smoke": self.options.smoke,
-            **run.identity,
-        }
+        self.identities = [run.full_identity(self.experiment.name, smoke=request.smoke) for run in self.runs]
 
 
 def _run_all(request: Request, out: Path, *, workers: int) -> dict[str, Any]:

@@ -38,6 +38,11 @@ class PlannedRun:
     identity: Mapping[str, Any]
     work: Callable[[Path], RunRecord]
 
+    def full_identity(self, experiment: str, *, smoke: bool) -> dict[str, Any]:
+        """What the ledger knows this run by; a run that stands on another one's files asks for it by this."""
+        own = {"name": self.name, "setting": self.setting, "seed": self.seed}
+        return {"experiment": experiment, **own, "smoke": smoke, **self.identity}
+
 
 class Experiment(Protocol):
     """An experiment; stateless, for worker processes make their own.

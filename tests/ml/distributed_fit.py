@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ml.data.sampling import Batch
 from ml.methods.compact_metric import CompactMetricTrainer, Config
@@ -52,28 +51,19 @@ class HalfPictures(Pictures):
             yield Batch(images=batch.images[:half], labels=batch.labels[:half])
 
 
-class Recorded:
+class Recorded(CompactMetricTrainer):
     """A trainer that notes the loss of each step."""
 
     def __init__(self, *, seed: int) -> None:
         torch.manual_seed(seed)
-        self.trainer = CompactMetricTrainer(Config(encoder=ENCODER, ms_from_epoch=0), classes=CLASSES)
+        super().__init__(Config(encoder=ENCODER, ms_from_epoch=0), classes=CLASSES)
         self.losses: list[float] = []
 
-    def start_epoch(self, epoch: int) -> None:
-        self.trainer.start_epoch(epoch)
-
     def training_step(self, batch: Batch) -> StepOutput:
-        output = self.trainer.training_step(batch)
+        output = super().training_step(batch)
         assert "ms" in output.logs
         self.losses.append(float(output.loss.detach()))
         return output
-
-    def module(self) -> nn.Module:
-        return self.trainer.module()
-
-    def encoder(self) -> nn.Module:
-        return self.trainer.encoder()
 
 
 def losses_of_fit(pictures: Pictures, *, seed: int = 0, checkpoint: Path | None = None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from ml.models.encoder import ImageEncoder
 from ml.models.export import encoder_from_weights, export_onnx, weights_of
 from ml.models.involution import Involution
 from ml.models.quantisation import variants
-from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.onnx_encoder import OnnxEncoder, open_encoder_of
 from ml.protocol import Encoded
 
 SHIFTS = (4, 8)  # pixels
@@ -62,7 +61,7 @@ def measure_size(task: Task, checkpoint: Path) -> RunRecord:
     values: dict[str, float | int | str] = _training_values(trained)
     per_query: dict[str, NDArray[np.float64]] = {}
     forms = variants(graph)
-    encoder = _opened(graph, trained.encoder)
+    encoder = open_encoder_of(graph, trained.encoder.config)
     gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
     per_query |= _retrieval(gallery, queries, dataset, deep=True)
     values |= _further(gallery, queries, dataset)
@@ -85,7 +84,7 @@ def measure_control(task: Task, checkpoint: Path) -> RunRecord:
         teacher=None if task.teacher is None else task.teacher(),
     )
     graph = export_onnx(trained.encoder)
-    encoder = _opened(graph, trained.encoder)
+    encoder = open_encoder_of(graph, trained.encoder.config)
     gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
     per_query = _retrieval(gallery, queries, dataset, deep=False)
     for pixels in SHIFTS:
@@ -106,7 +105,7 @@ def _smaller_files(
     """Recall@1 of embeddings and of codes for every form but the float32 one, gallery and queries alike."""
     found = {}
     for form in forms.keys() - {"fp32"}:
-        encoder = _opened(forms[form], trained)
+        encoder = open_encoder_of(forms[form], trained.config)
         gallery, queries = encode(encoder, dataset.train), encode(encoder, dataset.test)
         found[f"recall_at_1_{form}"] = _is_right(
             queries.embeddings, gallery.embeddings, dataset, dataset.test
@@ -234,7 +233,7 @@ def _record(
     per_query: dict[str, NDArray[np.float64]],
     started: float,
     *,
-    files: Mapping[str, bytes] = MappingProxyType({}),
+    files: Mapping[str, bytes],
 ) -> RunRecord:
     means = {metric: float(np.nanmean(found)) for metric, found in per_query.items()}
     return RunRecord(
@@ -319,18 +318,11 @@ def _embed(encoder: nn.Module, pixels: torch.Tensor) -> NDArray[np.float32]:
     return F.normalize(torch.cat(parts).float(), dim=1).numpy()
 
 
-def _opened(graph: bytes, encoder: ImageEncoder) -> OnnxEncoder:
-    config = encoder.config
-    return open_onnx_encoder(
-        graph, input_size=config.input_size, code_bits=config.code_bits, dimension=config.dimension
-    )
-
-
 def _latencies(graphs: Mapping[str, bytes], encoder: ImageEncoder) -> dict[str, float]:
     """Median milliseconds of one picture, the forms taking turns: trust the ratios."""
     size = encoder.config.input_size
     picture = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    opened = {form: _opened(data, encoder) for form, data in graphs.items()}
+    opened = {form: open_encoder_of(data, encoder.config) for form, data in graphs.items()}
     times: dict[str, list[float]] = {form: [] for form in opened}
     for _ in range(LATENCY_ROUNDS):
         for form, session in opened.items():
