@@ -8,12 +8,13 @@ precision is its expectation over all orders of equal scores; a query without a 
 scaled by the square roots of the weights).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.evaluation.metrics import mean_of
+from ml.evaluation.ties import TieGroups, harmonic_numbers
 
 Vectors = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -30,9 +31,9 @@ class RetrievalValues:
     """Per query (Q,) float64 in [0, 1], NaN for a query that has no relevant gallery entry.
 
     recall_at_k: 1 when one of the first k is relevant. precision_at_k: relevant share of the first k (of the
-    whole gallery when it is smaller). map_at_100, map: average precision at 100 and over the full ranking.
-    map_at_r: average precision at R, the number of relevant entries. knn_5: 1 when the most frequent label of
-    the first five is the query's, the nearest deciding between equally frequent ones.
+    whole gallery when it is smaller). map_at_100, map_at_1000, map: average precision at 100, at 1000 and over
+    the full ranking. map_at_r: average precision at R, the number of relevant entries. knn_5: 1 when the most
+    frequent label of the first five is the query's, the nearest deciding between equally frequent ones.
     """
 
     recall_at_1: Values
@@ -44,6 +45,7 @@ class RetrievalValues:
     map_at_r: Values
     knn_5: Values
     map: Values | None  # None when it was not asked for
+    map_at_1000: Values | None = None  # likewise
 
     def per_query(self) -> dict[str, Values]:
         """Metric name -> (Q,) values, for those that were computed."""
@@ -68,13 +70,14 @@ def retrieval_values(
     *,
     left_out: Labels | None = None,
     deep: bool = True,
+    thousand: bool = False,
 ) -> RetrievalValues:
     """Rank gallery (N, D) for each of queries (Q, D) by inner product, highest first, and measure.
 
     Labels are (Q,) and (N,); equal labels are relevant, a negative one is relevant to nothing. left_out: (Q,)
     gallery row that is the query itself and is not to be found, -1 for none. deep=False leaves out `map`,
-    which saves about a third of the time. Raises ValueError on shapes that do not match and on values that
-    are not finite.
+    which saves about a third of the time; thousand=True adds `map_at_1000`. Raises ValueError on shapes that
+    do not match and on values that are not finite.
     """
     _check(queries, query_labels, gallery, gallery_labels, left_out)
     count, size = len(queries), len(gallery)
@@ -85,14 +88,25 @@ def retrieval_values(
             rows = slice(start, start + block)
             out = None if left_out is None else left_out[rows]
             scores = queries[rows] @ gallery.T  # (B, N)
-            found = _block(scores, query_labels[rows], gallery_labels, out, deep=deep)
+            found = _block(scores, query_labels[rows], gallery_labels, out, deep=deep, thousand=thousand)
             for name, values in found.items():
                 columns[name][rows] = values
-    return RetrievalValues(**columns if deep else columns | {"map": None})
+    measured = RetrievalValues(**columns)
+    return replace(
+        measured,
+        map=measured.map if deep else None,
+        map_at_1000=measured.map_at_1000 if thousand else None,
+    )
 
 
 def _block(
-    scores: Vectors, query_labels: Labels, gallery_labels: Labels, left_out: Labels | None, *, deep: bool
+    scores: Vectors,
+    query_labels: Labels,
+    gallery_labels: Labels,
+    left_out: Labels | None,
+    *,
+    deep: bool,
+    thousand: bool,
 ) -> dict[str, Values]:
     """All metrics of the queries of one block; scores (B, N)."""
     count, size = scores.shape
@@ -105,15 +119,17 @@ def _block(
         keys[own, left_out[own]] = _NEVER | left_out[own] << 1  # behind every score, and not relevant
         sizes[own] -= 1
     wanted = relevant.sum(axis=1)
-    depth = size if deep else min(size, max(SHALLOW_DEPTH, int(wanted.max(initial=0))))
+    shallow = max(1000 if thousand else SHALLOW_DEPTH, int(wanted.max(initial=0)))
+    depth = size if deep else min(size, shallow)
     ranked = _first(keys, depth)  # (B, depth)
-    groups = _Groups.of(ranked, keys)
+    groups = _groups(ranked, keys)
     hits = (ranked[:, :SHALLOW_DEPTH] & 1).astype(np.int64)
     values = {f"recall_at_{k}": hits[:, :k].any(axis=1).astype(np.float64) for k in (1, 5, 10)}
     for k in (10, 100):
         values[f"precision_at_{k}"] = hits[:, :k].sum(axis=1) / np.maximum(1, np.minimum(k, sizes))
     values["knn_5"] = _votes(ranked[:, :NEIGHBOURS], sizes, gallery_labels) == query_labels
-    values["map_at_100"] = groups.precision_sums(np.full(count, 100)) / np.maximum(1, np.minimum(100, wanted))
+    for k in (100, 1000) if thousand else (100,):
+        values[f"map_at_{k}"] = groups.precision_at(k, wanted)
     values["map_at_r"] = groups.precision_sums(wanted) / np.maximum(1, wanted)
     if deep:
         values["map"] = groups.precision_sums(sizes) / np.maximum(1, wanted)
@@ -146,59 +162,32 @@ def _votes(nearest: NDArray[np.int64], sizes: Labels, gallery_labels: Labels) ->
     return np.where(alike.max(axis=1) > 0, labels[np.arange(len(labels)), best], -1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Groups:
-    """Groups of equal scores, one per row, of all queries of a block: those that hold something relevant and
-    each query's last one.
+def _groups(ranked: NDArray[np.int64], keys: NDArray[np.int64]) -> TieGroups:
+    """Groups of the ranked keys (B, M): those that hold something relevant and each query's last one, which
+    may reach below M and is counted in all keys (B, N).
     """
-
-    query: Labels  # position in the block
-    start: Labels  # place of the group's first entry in the ranking, from 0
-    size: Labels
-    relevant: Labels
-    before: Labels  # relevant entries ranked above the group
-    harmonic: Values  # harmonic numbers H(0) .. H(N)
-    queries: int
-
-    @classmethod
-    def of(cls, ranked: NDArray[np.int64], keys: NDArray[np.int64]) -> "_Groups":
-        """Groups of the ranked keys (B, M); the last one may reach below M and is counted in all keys."""
-        count, depth = ranked.shape
-        order = (ranked >> 32).astype(np.int32)
-        is_start = np.ones((count, depth), dtype=np.bool_)
-        np.not_equal(order[:, 1:], order[:, :-1], out=is_start[:, 1:])
-        starts = np.append(np.flatnonzero(is_start), count * depth)
-        group = np.cumsum(is_start, dtype=np.int32) - 1  # of each place of the block
-        ends = group[depth - 1 :: depth]  # of each query
-        hits = group[np.flatnonzero((ranked & 1).astype(np.bool_))]
-        kept, found = np.unique(np.concatenate([hits, ends]), return_counts=True)
-        final = np.searchsorted(kept, ends)
-        found[final] -= 1
-        query = starts[kept] // depth
-        before = np.cumsum(found) - found
-        before -= before[np.searchsorted(query, np.arange(count))][query]
-        sizes = starts[kept + 1] - starts[kept]
-        if depth < keys.shape[1]:
-            same = (keys >> 32).astype(np.int32) == order[:, -1:]
-            sizes[final] = same.sum(axis=1)
-            found[final] = (same & (keys & 1).astype(np.bool_)).sum(axis=1)
-        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, keys.shape[1] + 1))])
-        return cls(query, starts[kept] % depth, sizes, found, before, harmonic, count)
-
-    def precision_sums(self, depths: Labels) -> Values:
-        """Per query the expected sum, over relevant entries in the first depths[query] places, of precision.
-
-        A relevant entry at place i (from 0) of a group of n with r relevant has on average i(r - 1)/(n - 1)
-        relevant ones of its group above it (McSherry and Najork, ECIR 2008), so a group starting at s adds
-        r/n * sum over i of (before + 1 + i(r - 1)/(n - 1)) / (s + 1 + i), summed here in closed form.
-        """
-        places = np.clip(depths[self.query] - self.start, 0, self.size)
-        growth = (self.relevant - 1) / np.maximum(self.size - 1, 1)
-        spread = self.harmonic[self.start + places] - self.harmonic[self.start]
-        base = self.before + 1 - growth * (self.start + 1)
-        added = self.relevant / self.size * (growth * places + base * spread)
-        sums: Values = np.bincount(self.query, weights=added, minlength=self.queries).astype(np.float64)
-        return sums
+    count, depth = ranked.shape
+    order = (ranked >> 32).astype(np.int32)
+    is_start = np.ones((count, depth), dtype=np.bool_)
+    np.not_equal(order[:, 1:], order[:, :-1], out=is_start[:, 1:])
+    starts = np.append(np.flatnonzero(is_start), count * depth)
+    group = np.cumsum(is_start, dtype=np.int32) - 1  # of each place of the block
+    ends = group[depth - 1 :: depth]  # of each query
+    hits = group[np.flatnonzero((ranked & 1).astype(np.bool_))]
+    kept, found = np.unique(np.concatenate([hits, ends]), return_counts=True)
+    final = np.searchsorted(kept, ends)
+    found[final] -= 1
+    query = starts[kept] // depth
+    before = np.cumsum(found) - found
+    before -= before[np.searchsorted(query, np.arange(count))][query]
+    sizes = starts[kept + 1] - starts[kept]
+    if depth < keys.shape[1]:
+        same = (keys >> 32).astype(np.int32) == order[:, -1:]
+        sizes[final] = same.sum(axis=1)
+        found[final] = (same & (keys & 1).astype(np.bool_)).sum(axis=1)
+    return TieGroups(
+        query, starts[kept] % depth, sizes, found, before, harmonic_numbers(keys.shape[1]), count
+    )
 
 
 def _check(

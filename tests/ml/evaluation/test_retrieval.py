@@ -32,6 +32,7 @@ def by_oracle(scores: Floats, label: int, gallery_labels: Ints, left_out: int | 
     values |= {f"precision_at_{k}": float(ranking.relevant[:k].mean()) for k in (10, 100)}
     values |= {
         "map_at_100": average_precision(ranking, 100),
+        "map_at_1000": average_precision(ranking, 1000),
         "map_at_r": average_precision(ranking, wanted),
         "map": average_precision(ranking),
         "knn_5": float(winner == label),
@@ -44,14 +45,18 @@ def assert_equal_to_oracle(
 ) -> None:
     scores = queries @ gallery.T
     deep = retrieval_values(queries, labels, gallery, gallery_labels, left_out=left_out).per_query()
-    shallow = retrieval_values(
-        queries, labels, gallery, gallery_labels, left_out=left_out, deep=False
-    ).per_query()
+    shallow, thousand = (
+        retrieval_values(
+            queries, labels, gallery, gallery_labels, left_out=left_out, deep=False, thousand=asked
+        ).per_query()
+        for asked in (False, True)
+    )
     assert set(deep) - set(shallow) == {"map"}
+    assert set(thousand) - set(shallow) == {"map_at_1000"}
     for row, label in enumerate(labels):
         out = None if left_out is None or left_out[row] < 0 else int(left_out[row])
         expected = by_oracle(scores[row], int(label), gallery_labels, out)
-        for found in (deep, shallow):
+        for found in (deep, shallow, thousand):
             assert {name: values[row] for name, values in found.items()} == pytest.approx(
                 {name: expected[name] for name in found}, abs=1e-10, nan_ok=True
             )
@@ -110,6 +115,20 @@ def test_hamming_answers_tie_as_the_oracle_of_the_distances_says() -> None:
     for row in range(20):
         ranking = Ranking.of(-distances[row].astype(float), labels[20:], np.arange(280), label=labels[row])
         assert values.map[row] == pytest.approx(average_precision(ranking), abs=1e-10)
+
+
+def test_average_precision_at_a_thousand_looks_at_a_thousand_places_and_asks_for_no_more() -> None:
+    rng = np.random.default_rng(2)
+    codes = rng.integers(0, 256, (2_300, 2)).astype(np.uint8)
+    signs, labels = signs_of(codes), rng.choice(2, 2_300, p=[0.95, 0.05])  # more and fewer than a thousand
+    queries = (signs[:12], labels[:12])
+    for deep in (False, True):
+        values = retrieval_values(*queries, signs[12:], labels[12:], deep=deep, thousand=True)
+        assert values.map_at_1000 is not None
+        for row in range(12):
+            expected = by_oracle(signs[row] @ signs[12:].T, int(labels[row]), labels[12:], None)
+            assert values.map_at_1000[row] == pytest.approx(expected["map_at_1000"], abs=1e-10)
+            assert abs(expected["map_at_1000"] - expected["map"]) > 0.001
 
 
 def test_the_two_zeros_of_floats_are_one_score() -> None:
