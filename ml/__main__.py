@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         "--architecture", default="parity", choices=("parity", "budget", "residual"),
         help="parity ships as 1.0, budget fills 1 MB, residual is server-size",
     )  # fmt: skip
+    train.add_argument(
+        "--method", default="compact", choices=("compact", "twin-bottleneck"), help="how it is trained"
+    )
     train.add_argument("--config", type=Path, help="JSON with the recipe values to change")
     train.add_argument("--checkpoint", type=Path, help="file to save each epoch to and to go on from")
     train.add_argument(
@@ -116,7 +119,8 @@ def _train(options: argparse.Namespace) -> dict[str, Any] | None:
 
     keep_freed_memory()
     recipe = merged(
-        recipe_of(options.architecture), {"fit": {"precision": options.precision or fastest_precision()}}
+        recipe_of(options.architecture, method=options.method),
+        {"fit": {"precision": options.precision or fastest_precision()}},
     )
     if options.config:
         recipe = merged(recipe, json.loads(options.config.read_text(encoding="utf-8")), where="recipe")

@@ -40,6 +40,8 @@ def merged(config: T, changes: Mapping[str, Any], *, where: str = "config") -> T
 
 
 def _overlaid(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    if "kind" in changes and changes["kind"] != values.get("kind"):
+        return dict(changes)  # another member of a union: the values in place mean nothing to it
     nested = {
         name: _overlaid(values[name], change)
         for name, change in changes.items()

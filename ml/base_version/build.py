@@ -65,7 +65,7 @@ def bundle_of(
     )
     return write_bundle(
         target,
-        method="compact",
+        method=trained.recipe.method.kind,
         config=config,
         weights=weights_of(trained.encoder),
         graph=graph,
@@ -115,8 +115,10 @@ def _architecture(recipe: Recipe) -> str:
         method = replace(other.method, encoder=encoder)
         return replace(other, method=method, fit=replace(other.fit, precision="float32"))
 
-    same = [name for name in RECIPE_NAMES if told_apart(recipe_of(name)) == told_apart(recipe)]
-    return same[0] if same else "parity --config FILE"
+    kind = recipe.method.kind
+    named = [(name, recipe_of(name, method=kind)) for name in RECIPE_NAMES]
+    same = [name for name, other in named if told_apart(other) == told_apart(recipe)]
+    return f"{same[0] if same else 'parity'} --method {kind}" + ("" if same else " --config FILE")
 
 
 def _revision() -> str:

@@ -1,24 +1,33 @@
 """How version 1.0 is trained: every setting of the shipped weights in one value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ml.data.augmentation import AugmentationConfig
-from ml.data.images import ImageSet
+from ml.data.images import ImageSet, labelled
 from ml.data.sampling import BatchSource, SamplingConfig
-from ml.methods.compact_metric import CompactMetricTrainer, Config
+from ml.methods import compact_metric, twin_bottleneck
+from ml.methods.compact_metric import CompactMetricTrainer
 from ml.methods.distillation import Config as DistillationConfig
 from ml.methods.distillation import DistillationTrainer
+from ml.methods.twin_bottleneck import TwinBottleneckTrainer
 from ml.models.config import CompactConfig, EncoderConfig, ResidualConfig
 from ml.models.encoder import ImageEncoder
+from ml.models.export import load_weights
 from ml.training.distributed import current
 from ml.training.loop import FitConfig, Progress, Trainer, fit
 
+Method = compact_metric.Config | twin_bottleneck.Config
+METHODS: Mapping[str, type[compact_metric.Config] | type[twin_bottleneck.Config]] = {
+    "compact": compact_metric.Config,
+    "twin-bottleneck": twin_bottleneck.Config,
+}
 RECIPE_NAMES = ("parity", "budget", "residual")
 
 
@@ -28,7 +37,7 @@ class Recipe:
 
     seed: int = 0  # >= 0
     stored_size: int = 112  # pixels a side that training images are held at; a little above the input size
-    method: Config = field(default_factory=Config)
+    method: Method = field(default_factory=compact_metric.Config)
     fit: FitConfig = field(default_factory=FitConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -42,21 +51,24 @@ class Recipe:
             )
 
 
-def recipe_of(architecture: str) -> Recipe:
+def recipe_of(architecture: str, *, method: str = "compact") -> Recipe:
     """The recipe of `parity` (what ships as 1.0), `budget` or `residual` (what an operator upgrades to).
 
-    Chosen on validation queries. The residual trunk is larger and slower, so it sees the pictures fewer
-    times. Raises ValueError on another name.
+    method: "compact" or "twin-bottleneck". Chosen on validation queries. The residual trunk is larger and
+    slower, so it sees the pictures fewer times. Raises ValueError on another name.
     """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}, allowed: {', '.join(METHODS)}")
+    config = METHODS[method]
     match architecture:
         case "parity":
-            return Recipe()
+            return Recipe(method=config())
         case "budget":
             encoder = EncoderConfig(trunk=CompactConfig(widths=(48, 64, 96, 128)), code_hidden=128)
-            return Recipe(method=Config(encoder=encoder))
+            return Recipe(method=config(encoder=encoder))
         case "residual":
             encoder = EncoderConfig(trunk=ResidualConfig())
-            return Recipe(method=Config(encoder=encoder), fit=FitConfig(epochs=120, learning_rate=3e-3))
+            return Recipe(method=config(encoder=encoder), fit=FitConfig(epochs=120, learning_rate=3e-3))
         case _:
             raise ValueError(f"architecture is {architecture!r}, allowed: {', '.join(RECIPE_NAMES)}")
 
@@ -80,10 +92,14 @@ def train_encoder(
     compiled: bool = False,
     validate: Callable[[nn.Module], float] | None = None,
     teacher: ImageEncoder | None = None,
+    initial: Mapping[str, NDArray[Any]] | None = None,
     on_epoch: Callable[[Progress], None] = lambda _progress: None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Train an encoder on labelled images, from random weights drawn with recipe.seed.
+    """Train an encoder on images, some of which may lack a label (-1), from random weights drawn with recipe.seed.
+
+    Only the twin bottleneck learns from images without label; the compact method leaves them out. initial: the
+    weights of an encoder of the same configuration to start from instead (ValueError when they do not fit).
 
     The images' own channel mean and deviation replace those of the recipe. Seeds torch's global generator
     for the initial weights; resumes from `checkpoint` when it exists. compiled: faster, not bit-identical to
@@ -95,10 +111,16 @@ def train_encoder(
     mean, deviation = pixel_statistics(images)
     encoder_config = replace(recipe.method.encoder, mean=mean, std=deviation)
     recipe = replace(recipe, method=replace(recipe.method, encoder=encoder_config))
+    if isinstance(recipe.method, compact_metric.Config):
+        images = labelled(images)
     torch.manual_seed(recipe.seed)
-    trainer = CompactMetricTrainer(recipe.method, classes=len(images.names), compiled=compiled)
+    trainer = _trainer(recipe, images, compiled=compiled)
+    if initial is not None:
+        load_weights(trainer.encoder(), initial)
     learner: Trainer = trainer
     if teacher is not None:
+        if not isinstance(trainer, CompactMetricTrainer):
+            raise ValueError("a teacher teaches the compact method only")
         learner = DistillationTrainer(DistillationConfig(), teacher, student=trainer)
     batches = BatchSource(
         images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs
@@ -114,6 +136,18 @@ def train_encoder(
         epochs=result.best_epoch or result.epochs,
         history=result.history,
     )
+
+
+def _trainer(
+    recipe: Recipe, images: ImageSet, *, compiled: bool
+) -> CompactMetricTrainer | TwinBottleneckTrainer:
+    method, classes = recipe.method, len(images.names)
+    if isinstance(method, compact_metric.Config):
+        return CompactMetricTrainer(method, classes=classes, compiled=compiled)
+    return TwinBottleneckTrainer(
+        method.bottlenecks, ImageEncoder(method.encoder),
+        classes=classes, epochs=recipe.fit.epochs, seed=recipe.seed, compiled=compiled,
+    )  # fmt: skip
 
 
 def pixel_statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:

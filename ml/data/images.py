@@ -96,3 +96,17 @@ def held_out_frames(records: Iterable[PackRecord]) -> set[str]:
         if len(clip) >= MIN_CLIP_FRAMES
         for record in sorted(clip, key=lambda r: int(r.columns["frame"]))[-HELD_OUT_FRAMES:]
     }
+
+
+def labelled(images: ImageSet) -> ImageSet:
+    """Those of the images that have a label; the very same object when all have."""
+    kept = torch.nonzero(images.labels >= 0).flatten()
+    if len(kept) == len(images):
+        return images
+    return ImageSet(
+        pixels=images.pixels[kept],
+        labels=images.labels[kept],
+        names=images.names,
+        packs=tuple(images.packs[row] for row in kept.tolist()),
+        fingerprint=hashlib.sha256(f"{images.fingerprint} labelled".encode()).hexdigest(),
+    )

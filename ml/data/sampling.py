@@ -13,7 +13,7 @@ from ml.data.images import ImageSet
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One training batch: images (B, 3, S, S) float in [0, 1], labels (B,) int64."""
+    """One training batch: images (B, 3, S, S) float in [0, 1], labels (B,) int64, -1 where there is none."""
 
     images: Tensor
     labels: Tensor
@@ -46,7 +46,10 @@ class SamplingConfig:
 
 
 class BatchSource:
-    """Batches of one ImageSet. An epoch depends on (seed, epoch) alone: a resumed run sees the same ones."""
+    """Batches of one ImageSet. An epoch depends on (seed, epoch) alone: a resumed run sees the same ones.
+
+    Where some images have no label, each batch holds as many of those again as it has labelled ones.
+    """
 
     def __init__(
         self,
@@ -57,8 +60,6 @@ class BatchSource:
         seed: int,
         epochs: int,
     ) -> None:
-        if bool((images.labels < 0).any()):
-            raise ValueError("training images must all have a label of the registry")
         self.sampling, self.augmentation, self.seed, self.epochs = sampling, augmentation, seed, epochs
         self.labels = images.labels
         self.members = [torch.nonzero(images.labels == label).flatten() for label in range(len(images.names))]
@@ -68,6 +69,7 @@ class BatchSource:
                 f"{len(self.members)} classes ({len(empty)} empty: {empty[:3]}), "
                 f"a batch needs {sampling.classes_per_batch} that are not empty"
             )
+        self.unlabelled = torch.nonzero(images.labels < 0).flatten()
         counts = torch.tensor([len(rows) for rows in self.members], dtype=torch.float64)
         self.weights = counts.pow(sampling.frequency_exponent)
         self.flip = torch.tensor([0.5 if pack in sampling.mirrored_packs else 0.0 for pack in images.packs])
@@ -77,7 +79,8 @@ class BatchSource:
     @property
     def steps_per_epoch(self) -> int:
         """As many batches as would show every image once if none were shown twice."""
-        return max(1, len(self.labels) // (self.sampling.classes_per_batch * self.sampling.images_per_class))
+        of_batch = self.sampling.classes_per_batch * self.sampling.images_per_class
+        return max(1, len(self.labels) // (of_batch * (2 if len(self.unlabelled) else 1)))
 
     def size_at(self, epoch: int) -> int:
         """Pixels a side in epoch `epoch`, counted from 0."""
@@ -97,7 +100,10 @@ class BatchSource:
             )
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """(P * K,) image rows: P distinct classes, K images each, repeated when a class has fewer than K."""
+        """(P * K,) image rows: P distinct classes, K images each, repeated when a class has fewer than K.
+
+        Twice as many where there are images without label: those follow, drawn with replacement.
+        """
         chosen = torch.multinomial(self.weights, self.sampling.classes_per_batch, generator=generator)
         wanted = self.sampling.images_per_class
         drawn = []
@@ -105,6 +111,9 @@ class BatchSource:
             members = self.members[label]
             order = torch.randperm(len(members), generator=generator)
             drawn.append(members[order.repeat(-(-wanted // len(members)))[:wanted]])
+        if len(self.unlabelled):
+            count = self.sampling.classes_per_batch * wanted
+            drawn.append(self.unlabelled[torch.randint(len(self.unlabelled), (count,), generator=generator)])
         return torch.cat(drawn)
 
     def _source_pixels(self, size: int) -> Tensor:

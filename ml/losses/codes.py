@@ -1,5 +1,7 @@
 """Losses that turn code logits into short binary codes."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,29 @@ def quantisation_loss(logits: Tensor) -> Tensor:
 def balance_loss(logits: Tensor) -> Tensor:
     """(B, L) logits h -> mean over bits of (batch mean of tanh h)^2: 0 when each bit splits the batch."""
     return torch.tanh(logits).mean(dim=0).square().mean()
+
+
+def probability_balance_loss(probabilities: Tensor) -> Tensor:
+    """(B, L) in [0, 1] -> mean over bits of (2 * batch mean - 1)^2: 0 when each bit splits the batch."""
+    return (2 * probabilities.mean(dim=0) - 1).square().mean()
+
+
+def decorrelation_loss(probabilities: Tensor) -> Tensor:
+    """(B, L) in [0, 1] -> sum of squared correlations between different bits / L^2; B >= 2.
+
+    Source: method file twin_bottleneck, section 4, the deterministic stand-in for the critic on the bits.
+    """
+    centred = probabilities - probabilities.mean(dim=0)
+    scaled = centred / (centred.square().sum(dim=0).sqrt() + 1e-6)
+    correlations = scaled.T @ scaled
+    off_diagonal = correlations - torch.diag_embed(torch.diagonal(correlations))
+    return off_diagonal.square().sum() / probabilities.shape[1] ** 2
+
+
+def bernoulli_divergence(probabilities: Tensor) -> Tensor:
+    """(B, L) in (0, 1) -> mean of KL(Bernoulli(pi) || Bernoulli(0.5)) in nats, in [0, log 2]. Source: JMLH."""
+    pi = probabilities.clamp(1e-6, 1 - 1e-6)
+    return (pi * pi.log() + (1 - pi) * (1 - pi).log()).mean() + math.log(2)
 
 
 def code_loss(

@@ -23,6 +23,7 @@ from ml.training.loop import StepOutput
 class Config:
     """Weights and shapes of the losses. At least one of ce_weight and ms_weight must be above 0."""
 
+    kind: str = "compact"  # tells it from ml.methods.twin_bottleneck.Config in a recipe
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     ce_weight: float = 1.0  # cosine cross-entropy on the embedding, >= 0
     ms_weight: float = 0.5  # Multi-Similarity on the embedding, >= 0; section 4: CE + 0.5 MS
@@ -34,6 +35,8 @@ class Config:
     balance_weight: float = 0.1  # inside the code loss, >= 0
 
     def __post_init__(self) -> None:
+        if self.kind != "compact":
+            raise ValueError(f"kind is {self.kind!r}, expected 'compact'")
         for name in (
             "ce_weight",
             "ms_weight",

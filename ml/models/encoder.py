@@ -24,35 +24,65 @@ class CodeHead(nn.Module):
         return logits
 
 
-class ImageEncoder(nn.Module):
+class TwoHeaded(nn.Module):
+    """What every encoder is behind its trunk: pooled features -> code logits and unit embeddings."""
+
+    def __init__(self, features: int, *, code_hidden: int, code_bits: int, dimension: int) -> None:
+        super().__init__()
+        self.feature_size = features
+        self.code_head = CodeHead(features, code_hidden, code_bits)
+        self.embedding_head = nn.Linear(features, dimension)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Inputs of any kind -> (B, F)."""
+        raise NotImplementedError
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F) -> ((B, L) code logits, (B, D) unit embeddings)."""
+        embeddings = self.embedding_head(features).float()  # unit length needs float32, also under autocast
+        return self.code_head(features).float(), F.normalize(embeddings, dim=1)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs -> ((B, L) code logits, (B, D) unit embeddings)."""
+        return self.heads(self.features(inputs))
+
+
+class ImageEncoder(TwoHeaded):
     """(B, C, S, S) float pixels in [0, 1] -> (code logits (B, L), embeddings (B, D) of unit L2 norm)."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.trunk: CompactTrunk | ResidualTrunk = (
+        trunk: CompactTrunk | ResidualTrunk = (
             CompactTrunk(config.trunk)
             if isinstance(config.trunk, CompactConfig)
             else ResidualTrunk(config.trunk)
         )
-        self.code_head = CodeHead(self.trunk.feature_size, config.code_hidden, config.code_bits)
-        self.embedding_head = nn.Linear(self.trunk.feature_size, config.dimension)
+        super().__init__(
+            trunk.feature_size,
+            code_hidden=config.code_hidden, code_bits=config.code_bits, dimension=config.dimension,
+        )  # fmt: skip
+        self.config = config
+        self.trunk = trunk
         self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1), persistent=False)
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, inputs: Tensor) -> Tensor:
         """(B, C, S, S) in [0, 1] -> (B, F) pooled trunk features. S may differ from input_size."""
-        pooled: Tensor = self.trunk((images - self.mean) / self.std)
+        pooled: Tensor = self.trunk((inputs - self.mean) / self.std)
         return pooled
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, S, S) in [0, 1] -> ((B, L) code logits, (B, D) unit embeddings)."""
-        features = self.features(images)
-        embeddings = self.embedding_head(features).float()  # unit length needs float32, also under autocast
-        return self.code_head(features).float(), F.normalize(embeddings, dim=1)
+
+class FeatureEncoder(TwoHeaded):
+    """The heads alone, over features that a frozen trunk gave: (B, F) -> (code logits, unit embeddings).
+
+    Any code length is allowed: it is for training on cached features, not for serving.
+    """
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """(B, F), as they are."""
+        return inputs
 
 
 class ServingGraph(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ml.models.config import EncoderConfig
 from ml.models.encoder import ImageEncoder, ServingGraph
@@ -55,11 +56,16 @@ def weights_of(encoder: ImageEncoder) -> dict[str, NDArray[np.float32] | NDArray
 def encoder_from_weights(config: EncoderConfig, weights: Weights) -> ImageEncoder:
     """The encoder in eval mode, frozen. Raises ValueError when names or shapes do not fit the config."""
     encoder = ImageEncoder(config)
+    load_weights(encoder, weights)
+    return encoder.eval().requires_grad_(requires_grad=False)
+
+
+def load_weights(encoder: nn.Module, weights: Weights) -> None:
+    """Put the weights into the encoder. Raises ValueError when names or shapes do not fit it."""
     try:
         encoder.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"weights do not fit the architecture: {error}") from error
-    return encoder.eval().requires_grad_(requires_grad=False)
 
 
 def _strip(model: onnx.ModelProto) -> None:

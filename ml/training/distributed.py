@@ -98,9 +98,11 @@ def current() -> Processes:
 def gathered(rows: Tensor) -> Tensor:
     """(B / count, ...) of each process -> (B, ...) of all, in the order of their ranks.
 
-    The gradient is scaled by the number of processes: every one of them computes the whole loss, and
-    `average_gradients` divides what they sum up to.
+    One process alone gets its rows back. The gradient is scaled by the number of processes: every one of them
+    computes the whole loss, and `average_gradients` divides what they sum up to.
     """
+    if current().count == 1:
+        return rows
     everyone: Tensor = _Gathered.apply(rows)  # type: ignore[no-untyped-call]
     return everyone
 

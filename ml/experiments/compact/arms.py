@@ -80,7 +80,7 @@ def arms(subject: Subject, *, precision: str, smoke: bool) -> list[Arm]:
         "kernel-7": _with_trunk(base, involution_kernel=7),
         "embedding-32": _with_encoder(base, dimension=32),
         "embedding-64": _with_encoder(base, dimension=64),
-        "no-code-head": replace(base, method=replace(base.method, code_weight=0.0)),
+        "no-code-head": _with_method(base, code_weight=0.0),
     }  # fmt: skip
     own = base.method.encoder.trunk
     assert isinstance(own, CompactConfig)
@@ -209,6 +209,11 @@ def _with_encoder(recipe: Recipe, **changes: object) -> Recipe:
 
 def _with_losses(recipe: Recipe, *, ce: float, ms: float) -> Recipe:
     # Multi-Similarity alone has to start cold: there is nothing to warm up with.
+    assert isinstance(recipe.method, Config)
     start = 0 if ce == 0 else recipe.method.ms_from_epoch
-    method = replace(recipe.method, ce_weight=ce, ms_weight=ms, ms_from_epoch=start)
-    return replace(recipe, method=method)
+    return _with_method(recipe, ce_weight=ce, ms_weight=ms, ms_from_epoch=start)
+
+
+def _with_method(recipe: Recipe, **changes: object) -> Recipe:
+    assert isinstance(recipe.method, Config)
+    return replace(recipe, method=replace(recipe.method, **changes))  # type: ignore[arg-type]
