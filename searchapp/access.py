@@ -61,6 +61,13 @@ PAGES: Table = {
     "job-errors": {"GET": Role.STAFF},
     "job-cancel": {"POST": Role.STAFF},
     "job-retry": {"POST": Role.STAFF},
+    "models": {"GET": Role.OPERATOR},
+    "model-promote": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
+    "model-rollback": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
+    "train": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
+    "training": {"GET": Role.OPERATOR},
+    "training-cancel": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
+    "training-retry": {"POST": Role.OPERATOR},
     "login": {"GET": EVERYONE, "POST": EVERYONE},
     "logout": {"POST": EVERYONE},
 }

@@ -81,7 +81,7 @@ def job_list(request: HttpRequest) -> HttpResponse:
 
 def job_report(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """GET /jobs/<id>/: everything about one job."""
-    row = _row(_job(job_id), database_now(), first_errors=None)
+    row = row_of(_job(job_id), database_now(), first_errors=None)
     if request.htmx:  # type: ignore[attr-defined]
         response = render(request, "jobs/_report.html", {"row": row})
         return response if row.is_active else HttpResponseStopPolling(response.content)
@@ -137,11 +137,11 @@ def _rows() -> list[JobRow]:
     unfinished = Q(state__in=[JobState.RUNNING, JobState.QUEUED])
     listed = Job.objects.select_related("created_by").order_by("-created_at")
     now = database_now()
-    active = [_row(job, now) for job in listed.filter(unfinished)[:LISTED]]
-    return active + [_row(job, now) for job in listed.exclude(unfinished)[:LISTED]]
+    active = [row_of(job, now) for job in listed.filter(unfinished)[:LISTED]]
+    return active + [row_of(job, now) for job in listed.exclude(unfinished)[:LISTED]]
 
 
-def _row(job: Job, now: datetime, first_errors: int | None = FIRST_ERRORS) -> JobRow:
+def row_of(job: Job, now: datetime, first_errors: int | None = FIRST_ERRORS) -> JobRow:
     errors = _errors(job)
     shown = errors if first_errors is None else errors[:first_errors]
     kind = JOB_KINDS.get(job.kind)

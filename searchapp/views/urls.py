@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import URLPattern, URLResolver, path
 
-from searchapp.views import browse, feedback, items, jobs, media, search
+from searchapp.views import browse, feedback, items, jobs, media, models, search, training
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", search.start, name="start"),
@@ -17,6 +17,13 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/<uuid:job_id>/errors.csv", jobs.job_errors, name="job-errors"),
     path("jobs/<uuid:job_id>/cancel", jobs.job_cancel, name="job-cancel"),
     path("jobs/<uuid:job_id>/retry", jobs.job_retry, name="job-retry"),
+    path("ops/", models.model_list, name="models"),
+    path("ops/versions/<str:version>/promote", models.model_promote, name="model-promote"),
+    path("ops/rollback", models.model_rollback, name="model-rollback"),
+    path("ops/train", training.train, name="train"),
+    path("ops/train/<uuid:job_id>/", training.training, name="training"),
+    path("ops/train/<uuid:job_id>/cancel", training.training_cancel, name="training-cancel"),
+    path("ops/train/<uuid:job_id>/retry", training.training_retry, name="training-retry"),
     path("media/<path:name>", media.media, name="media"),
     path(
         "login/",

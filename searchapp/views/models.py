@@ -1,0 +1,103 @@
+"""Model versions for operators: which one is in use, how good each is, and the two buttons that move the pointer."""
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.cache import patch_vary_headers
+from django_htmx.http import HttpResponseClientRefresh
+
+from searchapp.exceptions import SearchAppError
+from searchapp.models import Job
+from searchapp.services import deploying
+from searchapp.services.database_clock import database_now
+from searchapp.services.model_overview import ModelOverview, VersionFacts, model_overview
+from searchapp.views.jobs import JobRow, row_of, staff_of
+from searchapp.views.model_cards import card_of, gallery_bar
+
+
+def model_list(request: HttpRequest) -> HttpResponse:
+    """GET /ops/: the versions; for htmx only the work in progress, and the whole page anew once it is done."""
+    overview = model_overview()
+    rows = _rows([*overview.moves, *overview.trainings[:1]])
+    if request.htmx:  # type: ignore[attr-defined]
+        moving = render(request, "models/_work.html", {"work": rows})
+        response: HttpResponse = moving if any(row.is_active for row in rows) else HttpResponseClientRefresh()
+    else:
+        context = {
+            "in_use": overview.in_use,
+            "previous": deploying.rollback_target(),
+            "cards": [card_of(facts, overview) for facts in overview.versions],
+            "bar": gallery_bar(overview),
+            "work": rows,
+            "is_live": any(row.is_active for row in rows),
+        }
+        response = render(request, "models/list.html", context)
+    patch_vary_headers(response, ["HX-Request"])
+    return response
+
+
+def model_promote(request: HttpRequest, version: str) -> HttpResponse:
+    """GET: what would change, in measured words. POST: put the version in use."""
+    overview = model_overview()
+    facts = _facts(overview, version)
+    if request.method == "POST":
+        try:
+            reason = request.POST.get("reason", "").strip()[:500]
+            deploying.version_promote(version=facts.version, user=staff_of(request), override_reason=reason)
+            messages.success(request, f"{version} is checked once more, then put in use.")
+            return HttpResponseRedirect(reverse("models"))
+        except SearchAppError as error:
+            return _promote_page(request, overview, facts, error)
+    return _promote_page(request, overview, facts)
+
+
+def model_rollback(request: HttpRequest) -> HttpResponse:
+    """GET: what going back means. POST: go back."""
+    target = deploying.rollback_target()
+    if request.method == "POST":
+        try:
+            deploying.version_rollback(user=staff_of(request))
+            messages.success(request, f"{target} is in use again.")
+        except SearchAppError as error:
+            messages.error(request, error.message)
+        return HttpResponseRedirect(reverse("models"))
+    overview = model_overview()
+    if target is None or overview.in_use is None:
+        messages.error(request, "There is no version to go back to: the one in use is the first.")
+        return HttpResponseRedirect(reverse("models"))
+    facts = overview.facts_of(target)
+    context = {"card": card_of(facts, overview), "in_use": overview.in_use.version}
+    missing = max(0, overview.photos - facts.entries)
+    return render(request, "models/rollback.html", context | {"photos": overview.photos, "missing": missing})
+
+
+def _promote_page(
+    request: HttpRequest, overview: ModelOverview, facts: VersionFacts, error: SearchAppError | None = None
+) -> HttpResponse:
+    obstacles = deploying.obstacles_of(facts.version)
+    context = {
+        "card": card_of(facts, overview),
+        "photos": overview.photos,
+        "missing": max(0, overview.photos - facts.entries),
+        "in_use": overview.in_use.version if overview.in_use else None,
+        "obstacles": obstacles,
+        "is_blocked": any(not obstacle.can_override for obstacle in obstacles),
+        "needs_reason": bool(obstacles),
+        "reason": request.POST.get("reason", ""),
+        "error": error.message if error else "",
+    }
+    return render(request, "models/promote.html", context, status=error.status if error else 200)
+
+
+def _facts(overview: ModelOverview, name: str) -> VersionFacts:
+    found = next((facts for facts in overview.versions if facts.version.name == name), None)
+    if found is None:
+        raise Http404
+    return found
+
+
+def _rows(work: list[Job]) -> list[JobRow]:
+    """What is going on, and what went wrong last: a finished one is told by the versions themselves."""
+    now = database_now()
+    return [row_of(job, now) for job in work if not job.is_finished or job.error]
