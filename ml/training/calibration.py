@@ -63,16 +63,22 @@ class OpenSet:
 
 
 def calibrate(
-    known: Similarities, unseen: Similarities, unknown: Similarities, unknown_groups: tuple[str, ...]
+    known: Similarities,
+    unseen: Similarities,
+    unknown: Similarities,
+    unknown_groups: tuple[str, ...],
+    *,
+    is_cautious: bool = False,
 ) -> Calibration:
     """The calibration of one (query version, producer) pair, by the rules below; deterministic.
 
     known: queries of trained classes. unseen: queries of classes that were never trained on but are in the
-    gallery. unknown: queries whose class is not in the gallery (`relevant` all False).
+    gallery. unknown: queries whose class is not in the gallery (`relevant` all False). is_cautious: for few
+    queries (see `fit_fusion`).
     """
     if unknown.relevant.any():
         raise ValueError("open-set queries must have no relevant entry in the gallery")
-    fusion = fit_fusion(known, unseen)
+    fusion = fit_fusion(known, unseen, is_cautious=is_cautious)
     strong = strong_threshold(
         OpenSet(fusion.probability(unknown.code, unknown.cosine).max(axis=1), unknown_groups)
     )
@@ -83,15 +89,19 @@ def calibrate(
     )  # fmt: skip
 
 
-def fit_fusion(known: Similarities, unseen: Similarities, *, pool: int = FIT_POOL) -> Fusion:
+def fit_fusion(
+    known: Similarities, unseen: Similarities, *, pool: int = FIT_POOL, is_cautious: bool = False
+) -> Fusion:
     """The mix of the two similarities that ranks best, scaled to a probability.
 
     The share of the cosine is the one of MIXES with the highest mean of Recall@1 and average precision, half
-    of it over the queries of trained classes and half over those of unseen ones (ties: the smaller share):
+    of it over the queries of trained classes and half over those of unseen ones (ties: nearest to a half):
     codes are at their best on the classes they were trained on, embeddings on those they were not, and a
     catalogue holds both. A logistic regression of relevance on that mix, over each known query's `pool`
     nearest codes, gives scale and intercept. A plain regression on both similarities ranks worse: it fits the
     many distant pairs, not the few at the top. Weights are never negative: a nearer entry never scores lower.
+    is_cautious: fit to Platt's targets (1999), (Q + 1) / (Q + 2) for relevant pairs and 1 / (irrelevant pairs
+    + 2) for others, instead of 1 and 0: few and cleanly separated queries otherwise claim false certainty.
     Raises ValueError when there is nothing to separate or relevance falls with similarity.
     """
     qualities = [
@@ -101,7 +111,10 @@ def fit_fusion(known: Similarities, unseen: Similarities, *, pool: int = FIT_POO
         )
         for mix in MIXES
     ]
-    mix = MIXES[int(np.argmax(qualities))]
+    mix = min(
+        (mix for mix, quality in zip(MIXES, qualities) if not quality < max(qualities)),
+        key=lambda mix: abs(mix - 0.5),
+    )
     candidates = _nearest(known.code, pool)
     combined = np.take_along_axis((1 - mix) * known.code + mix * known.cosine, candidates, axis=1).ravel()
     relevant = np.take_along_axis(known.relevant, candidates, axis=1).ravel()
@@ -109,7 +122,11 @@ def fit_fusion(known: Similarities, unseen: Similarities, *, pool: int = FIT_POO
         raise ValueError(
             f"{int(relevant.sum())} of {relevant.size} candidate pairs are relevant: nothing to separate"
         )
-    intercept, slope = _logistic(np.stack([np.ones(combined.size), combined], axis=1), relevant)
+    target = relevant.astype(np.float64)
+    if is_cautious:
+        queries = len(known.relevant)
+        target = np.where(relevant, (queries + 1) / (queries + 2), 1 / (int((~relevant).sum()) + 2))
+    intercept, slope = _logistic(np.stack([np.ones(combined.size), combined], axis=1), target)
     if slope <= 0:
         raise ValueError(
             f"relevance falls with similarity (slope {slope}): these encodings cannot be calibrated"
@@ -175,7 +192,7 @@ def _nearest(code: Floats, pool: int) -> NDArray[np.int64]:
     return np.argsort(-code, axis=1, kind="stable")[:, :pool]
 
 
-def _logistic(design: NDArray[np.float64], target: Flags) -> NDArray[np.float64]:
+def _logistic(design: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights of a logistic regression by Newton's method with a tiny ridge; (M, F), (M,) -> (F,)."""
     weights = np.zeros(design.shape[1])
     for _ in range(_ITERATIONS):
