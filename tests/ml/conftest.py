@@ -1,11 +1,21 @@
 """Small real data sets, read once and shared: tests must not change them."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from ml.experiments.data import Dataset, few, open_dataset
 from tests.conftest import missing
+
+TINY = 8  # pixels a side: for what does not depend on the size
+
+
+@pytest.fixture(scope="session")
+def tiny_pack(data_packs: Path) -> Callable[[str], Dataset]:
+    """Opens a whole pack by name, each once, at 8 pixels."""
+    return cache(lambda name: open_dataset(data_packs / name, size=TINY))
 
 
 @pytest.fixture(scope="session")

@@ -19,27 +19,13 @@ from ml.data.packs import open_pack
 from ml.data.reserved import load_reserved
 from ml.evaluation.retrieval import retrieval_values
 from ml.experiments.data import Dataset, Part, few, open_dataset
-
-TINY = 8  # pixels a side: what is asserted does not depend on the size
+from tests.ml.conftest import TINY
 
 
 def parts_of(dataset: Dataset) -> dict[str, Part]:
     names = ("train", "validation", "test", "unseen_gallery", "unseen_queries")
     found = {name: getattr(dataset, name) for name in names}
     return {name: part for name, part in found.items() if part is not None}
-
-
-@pytest.fixture(scope="module")
-def opened(data_packs: Path) -> Callable[[str], Dataset]:
-    """Each pack once, tiny."""
-    cache: dict[str, Dataset] = {}
-
-    def open_once(name: str) -> Dataset:
-        if name not in cache:
-            cache[name] = open_dataset(data_packs / name, size=TINY)
-        return cache[name]
-
-    return open_once
 
 
 @pytest.mark.parametrize(
@@ -52,9 +38,9 @@ def opened(data_packs: Path) -> Callable[[str], Dataset]:
     ],
 )
 def test_a_pack_gives_its_parts_their_images_and_items(
-    opened: Callable[[str], Dataset], name: str, classes: int, images: list[int], items: list[int]
+    tiny_pack: Callable[[str], Dataset], name: str, classes: int, images: list[int], items: list[int]
 ) -> None:
-    dataset = opened(name)
+    dataset = tiny_pack(name)
     parts = parts_of(dataset)
 
     assert (dataset.name, dataset.kind, len(dataset.classes)) == (name, "pack", classes)
@@ -66,10 +52,10 @@ def test_a_pack_gives_its_parts_their_images_and_items(
         assert part.labels().min() >= 0  # every class of the real packs is in training
 
 
-def test_reserved_classes_are_seen_in_no_part_but_their_own(opened: Callable[[str], Dataset]) -> None:
+def test_reserved_classes_are_seen_in_no_part_but_their_own(tiny_pack: Callable[[str], Dataset]) -> None:
     reserved = load_reserved().reserved
     for name in ("grocery", "clothing", "places_indoor"):
-        dataset = opened(name)
+        dataset = tiny_pack(name)
         own = {f"{name}:{label}" for label in reserved[name]}
         assert not own & set(dataset.classes)
         for part in (dataset.unseen_gallery, dataset.unseen_queries):
@@ -79,9 +65,9 @@ def test_reserved_classes_are_seen_in_no_part_but_their_own(opened: Callable[[st
 
 
 def test_products_are_relevant_by_category_and_reserved_ones_by_product(
-    opened: Callable[[str], Dataset],
+    tiny_pack: Callable[[str], Dataset],
 ) -> None:
-    catalog = opened("catalog")
+    catalog = tiny_pack("catalog")
 
     assert "catalog:Jackets" in catalog.classes
     assert catalog.unseen_queries is None
@@ -92,7 +78,7 @@ def test_products_are_relevant_by_category_and_reserved_ones_by_product(
 
 
 def test_a_pack_keeps_its_splits_and_places_hold_the_last_frames_out(
-    opened: Callable[[str], Dataset], data_packs: Path
+    tiny_pack: Callable[[str], Dataset], data_packs: Path
 ) -> None:
     reserved = load_reserved()
 
@@ -100,7 +86,7 @@ def test_a_pack_keeps_its_splits_and_places_hold_the_last_frames_out(
     wanted = {"train": {"train", "iconic"}, "validation": {"val"}, "test": {"test"}}
     for part, splits in wanted.items():
         records = [r for r in pack.records(*splits) if not reserved.is_reserved("grocery", r.label)]
-        grocery = opened("grocery")
+        grocery = tiny_pack("grocery")
         expected = load_images([(pack, record) for record in records], TINY, names=grocery.classes)
         found = getattr(grocery, part).images
         assert found.fingerprint == expected.fingerprint
@@ -111,17 +97,19 @@ def test_a_pack_keeps_its_splits_and_places_hold_the_last_frames_out(
     gallery = [r for r in places.records("gallery") if not reserved.is_reserved("places_indoor", r.label)]
     frames = held_out_frames(gallery)
     expected = load_images([(places, record) for record in gallery if record.path in frames], TINY)
-    assert opened("places_indoor").validation.images.fingerprint == expected.fingerprint
+    assert tiny_pack("places_indoor").validation.images.fingerprint == expected.fingerprint
 
 
 def test_the_fingerprint_is_the_packs_own_at_every_size(
-    opened: Callable[[str], Dataset], data_packs: Path
+    tiny_pack: Callable[[str], Dataset], data_packs: Path
 ) -> None:
     larger = open_dataset(data_packs / "catalog")
 
     assert larger.train.images.pixels.shape == (362, 3, 64, 64)
     assert (
-        larger.fingerprint == opened("catalog").fingerprint == open_pack(data_packs / "catalog").fingerprint()
+        larger.fingerprint
+        == tiny_pack("catalog").fingerprint
+        == open_pack(data_packs / "catalog").fingerprint()
     )
 
 

@@ -6,10 +6,9 @@ where they cannot (clothing: every photo is an item; a shop catalogue: no produc
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,61 +19,13 @@ from ml.data.folders import is_class_folder, load_photos, open_folders
 from ml.data.images import ImageSet, load_images, training_records, validation_records
 from ml.data.packs import CATALOGUE_SPLITS, QUERY_SPLITS, Pack, PackRecord, find_packs, open_pack
 from ml.data.reserved import ReservedClasses, load_reserved
+from ml.experiments.data.parts import Dataset, Ids, Part
 
 PHOTO_SIZE = 64  # pixels a side, unless asked otherwise
 VALIDATION_SHARE = 12  # of the training digits one in twelve validates: 5,000 of 60,000
 VALIDATION_SEED = 0
 
-Ids = NDArray[np.int64]
-Kind = Literal["digits", "pack", "folder"]
 Naming = Callable[[PackRecord], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Images that play one part. images.pixels: (N, C, S, S) uint8, C is 1 for digits, else 3.
-
-    items: (N,) the item of each image, within which queries are not independent (what bootstraps resample).
-    """
-
-    images: ImageSet
-    items: Ids
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def labels(self) -> Ids:
-        """(N,) int64, -1 for a class that training does not have."""
-        return self.images.labels.numpy()
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """train, validation and test share `train.images.names`; test is for reporting only.
-
-    unseen_*: the reserved classes of a pack, with names of their own and labelled by item. unseen_queries is
-    None where no query split shows them (a shop catalogue): leave one out within unseen_gallery.
-    """
-
-    name: str
-    kind: Kind
-    train: Part
-    validation: Part
-    test: Part
-    unseen_gallery: Part | None
-    unseen_queries: Part | None
-    fingerprint: str  # SHA-256 (hex) of the source files; the same at every size
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes of training, "<dataset>:<class>"; labels index them."""
-        return self.train.images.names
-
-    @property
-    def image_count(self) -> int:
-        """Images of all parts."""
-        parts = (self.train, self.validation, self.test, self.unseen_gallery, self.unseen_queries)
-        return sum(len(part) for part in parts if part is not None)
 
 
 def open_dataset(folder: Path, *, size: int | None = None) -> Dataset:
@@ -96,63 +47,6 @@ def open_dataset(folder: Path, *, size: int | None = None) -> Dataset:
     raise ValueError(
         f"{folder} is neither a data pack (labels.csv and .tar shards), nor the four .gz files of MNIST, "
         "nor a folder of class folders with photos"
-    )
-
-
-def few(dataset: Dataset, per_class: int, classes: int | None = None) -> Dataset:
-    """A small dataset of the same shape: at most `per_class` images of a class in each part, evenly spaced.
-
-    classes: how many are kept (default all): those present in most parts and largest in training first, then
-    by label. The same arguments always choose the same images.
-    """
-    if per_class < 1 or (classes is not None and classes < 1):
-        raise ValueError(f"per_class is {per_class} and classes {classes}, both must be at least 1")
-    seen = _chosen(dataset.train, [dataset.validation, dataset.test], per_class, classes)
-    gallery, queries = dataset.unseen_gallery, dataset.unseen_queries
-    unseen: list[int] = []
-    if gallery is not None:
-        unseen = _chosen(gallery, [queries] if queries is not None else [], per_class, classes)
-    return replace(
-        dataset,
-        train=_fewer(dataset.train, seen, per_class),
-        validation=_fewer(dataset.validation, seen, per_class),
-        test=_fewer(dataset.test, seen, per_class),
-        unseen_gallery=None if gallery is None else _fewer(gallery, unseen, per_class),
-        unseen_queries=None if queries is None else _fewer(queries, unseen, per_class),
-        fingerprint=hashlib.sha256(f"{dataset.fingerprint} few {per_class} {classes}".encode()).hexdigest(),
-    )
-
-
-def _chosen(first: Part, others: Sequence[Part], per_class: int, classes: int | None) -> list[int]:
-    """Labels to keep, ascending."""
-    count = len(first.images.names)
-    sizes = [np.bincount(part.labels()[part.labels() >= 0], minlength=count) for part in (first, *others)]
-    present = np.sum([found > 0 for found in sizes], axis=0)
-    order = np.lexsort((np.arange(count), -np.minimum(sizes[0], per_class), -present))
-    return sorted(order[:classes].tolist())
-
-
-def _fewer(part: Part, kept: list[int], per_class: int) -> Part:
-    labels = part.labels()
-    chosen = []
-    for label in kept:
-        members = np.flatnonzero(labels == label)
-        count = min(per_class, len(members))
-        chosen.append(members[np.arange(count) * len(members) // max(1, count)])
-    rows = np.sort(np.concatenate(chosen))
-    images = part.images
-    position = np.full(len(images.names), -1)
-    position[kept] = np.arange(len(kept))
-    rows_digest = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
-    return Part(
-        images=ImageSet(
-            pixels=images.pixels[torch.from_numpy(rows)],
-            labels=torch.from_numpy(position[labels[rows]]),
-            names=tuple(images.names[label] for label in kept),
-            packs=tuple(images.packs[row] for row in rows),
-            fingerprint=hashlib.sha256(f"{images.fingerprint} rows {rows_digest}".encode()).hexdigest(),
-        ),
-        items=part.items[rows],
     )
 
 
