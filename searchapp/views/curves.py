@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 600, 200
 MARGIN = 6  # room for the last dot and for half a stroke
-MOST_STEPS = 4
+MOST_STEPS = 5
 NICE = (1, 2, 5, 10, 20)
 
 Point = tuple[float, float]
@@ -24,7 +24,6 @@ class Curve:
     y_labels: tuple[str, ...]  # top to bottom, evenly spaced
     rules: tuple[float, ...]  # height of each label's line in the box
     x_labels: tuple[str, str]
-    best: Point | None  # in the box
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -34,17 +33,17 @@ class Curve:
         return " ".join(f"{x:g},{y:g}" for x, y in self.points)
 
 
-def curve_of(values: Sequence[Point], *, last_x: float = 0.0, highest_is_best: bool = False) -> Curve:
+def curve_of(values: Sequence[Point], *, within: Point | None = None) -> Curve:
     """The curve through (x, value) pairs, x rising; values that are not finite are left out.
 
-    The box ends at `last_x` when that lies further right than the values: a running training grows into it.
-    `highest_is_best` says which end of the scale `best` marks.
+    The box covers the x from `within` at least: a running training grows into it.
     """
     kept = sorted((x, y) for x, y in values if math.isfinite(x) and math.isfinite(y))
     if not kept:
-        return Curve((), (), (), (), ("", ""), None)
+        return Curve((), (), (), (), ("", ""))
     low, high, step = _scale(min(y for _, y in kept), max(y for _, y in kept))
-    left, right = kept[0][0], max(kept[-1][0], last_x)
+    first, last = kept[0][0], kept[-1][0]
+    left, right = (min(first, within[0]), max(last, within[1])) if within else (first, last)
 
     def placed(point: Point) -> Point:
         across = (point[0] - left) / (right - left) if right > left else 0.5
@@ -55,14 +54,12 @@ def curve_of(values: Sequence[Point], *, last_x: float = 0.0, highest_is_best: b
         )
 
     ticks = [low + number * step for number in range(round((high - low) / step), -1, -1)]
-    best = (max if highest_is_best else min)(kept, key=lambda point: point[1])
     return Curve(
         points=tuple(placed(point) for point in kept),
         values=tuple(kept),
         y_labels=tuple(_label(tick, step) for tick in ticks),
         rules=tuple(placed((left, tick))[1] for tick in ticks),
         x_labels=(f"{left:g}", f"{right:g}" if right > left else ""),
-        best=placed(best),
     )
 
 

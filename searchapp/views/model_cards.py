@@ -93,7 +93,7 @@ def gallery_bar(overview: ModelOverview) -> tuple[Share, ...]:
     for facts in overview.versions:
         if facts.entries:
             width = 1000 * facts.entries / total
-            percent = f"{facts.entries / total:.0%}"
+            percent = f"{100 * facts.entries / total:.0f} %"
             shares.append(
                 Share(
                     facts.version.name,
@@ -111,17 +111,16 @@ def gallery_bar(overview: ModelOverview) -> tuple[Share, ...]:
 def _serves(serving: Sequence[Deployment]) -> str:
     if not serving:
         return "answers no query"
-    row = serving[0]
-    who = (
-        f"answers {row.share} % of queries" if row.arm == Deployment.Arm.CANDIDATE else "answers every query"
-    )
-    return who
+    is_candidate = serving[0].arm == Deployment.Arm.CANDIDATE
+    return f"answers {serving[0].share} % of queries" if is_candidate else "answers every query"
 
 
 def _maker(version: ModelVersion) -> str:
     if version.created_by is not None:
-        return f"by {version.created_by.get_username()}"
-    return "shipped with Perennial" if version.parent is None and version.name == "1.0" else "by the system"
+        return f"made by {version.created_by.get_username()}"
+    return (
+        "shipped with Perennial" if version.parent is None and version.name == "1.0" else "made by the system"
+    )
 
 
 def _facts(facts: VersionFacts, overview: ModelOverview) -> tuple[tuple[str, str], ...]:
@@ -129,7 +128,7 @@ def _facts(facts: VersionFacts, overview: ModelOverview) -> tuple[tuple[str, str
     lineage = (
         f"may be compared with {', '.join(facts.comparable)}"
         if facts.comparable
-        else "of its own: compared with no other version"
+        else "its own; compared with no other version"
     )
     encoded = f"{facts.entries:,} of {overview.photos:,} photos encoded"
     return (

@@ -1,5 +1,7 @@
 """Model versions for operators: which one is in use, how good each is, and the two buttons that move the pointer."""
 
+from datetime import timedelta
+
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -8,18 +10,20 @@ from django.utils.cache import patch_vary_headers
 from django_htmx.http import HttpResponseClientRefresh
 
 from searchapp.exceptions import SearchAppError
-from searchapp.models import Job
+from searchapp.models import JobState
 from searchapp.services import deploying
 from searchapp.services.database_clock import database_now
 from searchapp.services.model_overview import ModelOverview, VersionFacts, model_overview
 from searchapp.views.jobs import JobRow, row_of, staff_of
 from searchapp.views.model_cards import card_of, gallery_bar
 
+FAILURE_SHOWN = timedelta(days=1)
+
 
 def model_list(request: HttpRequest) -> HttpResponse:
     """GET /ops/: the versions; for htmx only the work in progress, and the whole page anew once it is done."""
     overview = model_overview()
-    rows = _rows([*overview.moves, *overview.trainings[:1]])
+    rows = _work(overview)
     if request.htmx:  # type: ignore[attr-defined]
         moving = render(request, "models/_work.html", {"work": rows})
         response: HttpResponse = moving if any(row.is_active for row in rows) else HttpResponseClientRefresh()
@@ -31,6 +35,7 @@ def model_list(request: HttpRequest) -> HttpResponse:
             "bar": gallery_bar(overview),
             "work": rows,
             "is_live": any(row.is_active for row in rows),
+            "earlier": _earlier(overview),
         }
         response = render(request, "models/list.html", context)
     patch_vary_headers(response, ["HX-Request"])
@@ -97,7 +102,21 @@ def _facts(overview: ModelOverview, name: str) -> VersionFacts:
     return found
 
 
-def _rows(work: list[Job]) -> list[JobRow]:
-    """What is going on, and what went wrong last: a finished one is told by the versions themselves."""
+def _work(overview: ModelOverview) -> list[JobRow]:
+    """What goes on, and what went wrong of late; what went well is told by the versions themselves."""
     now = database_now()
-    return [row_of(job, now) for job in work if not job.is_finished or job.error]
+    latest = [*overview.moves[:1], *overview.trainings[:1]]
+    active = [job for job in (*overview.moves, *overview.trainings) if not job.is_finished]
+    failed = [
+        job
+        for job in latest
+        if job.state == JobState.FAILED and (job.finished_at or now) > now - FAILURE_SHOWN
+    ]
+    return [row_of(job, now) for job in (*active, *failed)]
+
+
+def _earlier(overview: ModelOverview) -> list[tuple[JobRow, str]]:
+    """Finished trainings, newest first, each with the version that came of it."""
+    now = database_now()
+    finished = [job for job in overview.trainings if job.is_finished]
+    return [(row_of(job, now), str((job.result or {}).get("version") or "")) for job in finished]

@@ -14,9 +14,9 @@ from searchapp.views.panels import Option
 OTHER = "other"
 PRESETS = ("100", "10", "1")
 SHARE_WORDS = {
-    "100": "Every photo tells which category it belongs to. Best quality.",
-    "10": "As if one photo in ten had a label. The rest are learned from by their looks alone.",
-    "1": "As if one photo in a hundred had a label: to see how far a few labels carry.",
+    "100": "The category of every photo is used.",
+    "10": "Of nine photos in ten only the looks are learned from, as if they had no category.",
+    "1": "To see how far a few labels carry: the category of one photo in a hundred.",
 }
 ARCHITECTURES = (("parity", "Parity"), ("budget", "Budget"))
 ARCHITECTURE_WORDS = {
@@ -88,7 +88,7 @@ def form_page(form: TrainingForm, plan: TrainingPlan, overview: ModelOverview) -
         return Choice(Option(value, label, chosen[field] == value), words)
 
     start_words = {
-        "in_use": f"What {in_use} has learned is the beginning; new photos bend it to this catalogue.",
+        "in_use": f"What {in_use} has learned is the beginning, if it has the same architecture.",
         "scratch": f"From random weights. Nothing of {in_use} is used.",
     }
     return FormPage(
@@ -112,7 +112,8 @@ def form_page(form: TrainingForm, plan: TrainingPlan, overview: ModelOverview) -
 
 
 def _labelled(plan: TrainingPlan, percent: int) -> str:
-    return f"About {max(1, round(plan.photos * percent / 100)):,} labels." if plan.photos else ""
+    """At least one photo of each category keeps its label, however small the share."""
+    return f"About {max(plan.categories, round(plan.photos * percent / 100)):,} photos."
 
 
 def _time(plan: TrainingPlan) -> str:

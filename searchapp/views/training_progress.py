@@ -143,12 +143,12 @@ def row_sign(job: Job) -> str:
 
 
 def _loss(history: Sequence[dict[str, Any]], epochs: int) -> Drawing:
-    curve = curve_of(_pairs(history, "loss"), last_x=epochs)
+    curve = curve_of(_pairs(history, "loss"), within=(1, max(1, epochs)))
     return Drawing("Loss", "lower is better", _now(curve), _words("The loss", curve, "lowest"), curve)
 
 
 def _validation(history: Sequence[dict[str, Any]], epochs: int) -> Drawing:
-    curve = curve_of(_pairs(history, "validation"), last_x=epochs, highest_is_best=True)
+    curve = curve_of(_pairs(history, "validation"), within=(1, max(1, epochs)))
     words = _words("The quality on validation photos", curve, "highest")
     return Drawing("Validation", "0 to 1, higher is better", _now(curve), words, curve)
 

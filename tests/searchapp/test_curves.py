@@ -53,18 +53,11 @@ def test_one_point_is_a_dot_in_the_middle_and_none_is_no_curve() -> None:
 
     assert one.points == ((WIDTH / 2, pytest.approx(HEIGHT / 2)),)
     assert one.x_labels == ("1", "")
-    assert (none.points, none.line, none.y_labels, none.best) == ((), "", (), None)
+    assert (none.points, none.line, none.y_labels) == ((), "", ())
 
 
 def test_a_running_training_leaves_room_for_the_epochs_to_come() -> None:
-    curve = curve_of([(1, 2.0), (2, 1.0)], last_x=5)
+    curve = curve_of([(2, 2.0), (3, 1.0)], within=(1, 5))
 
-    assert curve.points[-1][0] == 6 + 588 / 4
+    assert [x for x, _ in curve.points] == [6 + 588 / 4, 6 + 588 / 2]
     assert curve.x_labels == ("1", "5")
-
-
-def test_the_best_point_is_the_lowest_loss_or_the_highest_validation() -> None:
-    values = [(1, 0.2), (2, 0.6), (3, 0.4)]
-
-    assert curve_of(values).best == curve_of(values).points[0]
-    assert curve_of(values, highest_is_best=True).best == curve_of(values).points[1]
