@@ -19,5 +19,10 @@ class JobKind:
 JOB_KINDS: dict[str, JobKind] = {
     "import_catalogue": JobKind("Import a catalogue", "searchapp.services.importing.import_run"),
     "encode_images": JobKind("Encode new photos", "searchapp.services.encoding.encode_missing_run"),
+    "train_base": JobKind(
+        "Train a base version", "searchapp.services.training_run.base_training_run", Job.Queue.TRAINING
+    ),
+    "promote": JobKind("Put a version in use", "searchapp.services.pointer_moves.promote_run"),
+    "rollback": JobKind("Go back to the version before", "searchapp.services.pointer_moves.rollback_run"),
     "write_snapshot": JobKind("Write a gallery snapshot", "searchapp.services.snapshots.snapshot_run"),
 }

@@ -248,7 +248,7 @@ def _inputs(images: ImageSet, rows: Tensor, size: int) -> NDArray[np.uint8]:
 
 
 def _encoded(encoder: OnnxEncoder, images: ImageSet, rows: Tensor) -> EncodedSet:
-    parts = [encoder.encode(_inputs(images, part, encoder.input_size)) for part in rows.split(_CHUNK)]
+    parts = [encoder.encode(_inputs(images, part, encoder.input_size)) for part in torch.split(rows, _CHUNK)]
     names = [images.names[label] if label >= 0 else None for label in images.labels[rows].tolist()]
     return EncodedSet(
         signs=signs_of(np.concatenate([part.packed_codes for part in parts])),
@@ -289,7 +289,7 @@ def _validation(images: ImageSet, division: Division, size: int) -> Callable[[nn
 
 def _outputs(encoder: nn.Module, pixels: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(B, 3, S, S) uint8 -> signs (B, L) and unit embeddings (B, D)."""
-    found = [encoder(part.float() / 255.0) for part in pixels.split(_CHUNK)]
+    found = [encoder(part.float() / 255.0) for part in torch.split(pixels, _CHUNK)]
     logits, embeddings = (torch.cat([one[head] for one in found]).numpy() for head in (0, 1))
     return np.where(logits >= 0, np.float32(1), np.float32(-1)), embeddings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from uuid import UUID
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -65,12 +66,15 @@ class Tag(models.Model):
 
 class ItemQuerySet(models.QuerySet["Item"]):
     def with_state(self) -> ItemQuerySet:
-        """Annotate `state`: failed if any photo failed, else pending if any has no entry, else searchable."""
+        """Annotate `state`: failed if any photo failed, else pending if the version in use cannot find one of them,
+        else searchable."""
         photos = ItemImage.objects.filter(item=OuterRef("pk"))
         return self.annotate(
             state=Case(
                 When(Exists(photos.exclude(failure="")), then=Value(SearchState.FAILED.value)),
-                When(Exists(photos.filter(entries__isnull=True)), then=Value(SearchState.PENDING.value)),
+                When(
+                    Exists(photos.filter(~Exists(_entries_of_image()))), then=Value(SearchState.PENDING.value)
+                ),
                 When(Exists(photos), then=Value(SearchState.SEARCHABLE.value)),
                 default=Value(SearchState.PENDING.value),
                 output_field=models.CharField(),
@@ -119,9 +123,9 @@ class Item(models.Model):
 
 
 class ItemImageQuerySet(models.QuerySet["ItemImage"]):
-    def missing_entry(self) -> ItemImageQuerySet:
-        """Photos with no entry by any version, and not marked failed: what `encode_missing` encodes."""
-        return self.filter(entries__isnull=True, failure="")
+    def missing_entry(self, lineage: UUID | None = None) -> ItemImageQuerySet:
+        """Photos with no entry that the version in use (or `lineage`) can be compared with, and not marked failed."""
+        return self.filter(~Exists(_entries_of_image(lineage)), failure="")
 
     def with_state(self) -> ItemImageQuerySet:
         return self.annotate(
@@ -181,7 +185,16 @@ class ItemImage(models.Model):
         return thumbnail_path(self.image_sha256)
 
 
-def _entries_of_image() -> models.QuerySet[models.Model]:
+def _entries_of_image(lineage: UUID | None = None) -> models.QuerySet[models.Model]:
+    """Entries of a photo in one lineage, by default that of the version in use: others cannot find it."""
     from searchapp.models.gallery import GalleryEntry  # noqa: PLC0415  the two rooms refer to each other
+    from searchapp.models.model_version import Deployment, ModelVersion  # noqa: PLC0415
 
-    return GalleryEntry.objects.filter(image=OuterRef("pk"))
+    live = Deployment.objects.filter(arm=Deployment.Arm.CHAMPION, ended_at__isnull=True)
+    versions = ModelVersion.objects.order_by()
+    producers = (
+        versions.filter(lineage=lineage)
+        if lineage
+        else versions.filter(lineage__in=live.values("version__lineage"))
+    )
+    return GalleryEntry.objects.filter(image=OuterRef("pk"), producer__in=producers.values("pk"))

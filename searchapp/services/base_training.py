@@ -1,6 +1,6 @@
-"""A base version trained from the catalogue's own photos: from the operator's wish to a measured candidate.
+"""A base version trained from the catalogue's own photos: the operator's wish, checked and made a job.
 
-The job's checkpoint is what a page draws its live curve from:
+The work itself is services.training_run. The job's checkpoint is what a page draws its live curve from:
 
     {"stage": "reading" | "training" | "encoding" | "measuring",
      "epochs": 60,                                            # planned; absent before training
@@ -10,16 +10,19 @@ The job's checkpoint is what a page draws its live curve from:
 (0 to 1, higher is better) is there only for the epochs that were validated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 
+from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import Job
+from searchapp.services.jobs import job_create
+from searchapp.services.training_photos import category_sizes, training_photos
 
 KIND = "train_base"
+ARCHITECTURES = ("parity", "budget")
+LEAST_CATEGORIES = 2
 HISTORY_POINTS = 120
 
 
@@ -38,4 +41,55 @@ def base_training_start(
     gate passes. Raises InvalidInput (fields: config, label_fraction, architecture) and Conflict when the catalogue has
     too little to learn from.
     """
-    raise NotImplementedError
+    _check_choices(label_fraction, architecture)
+    sizes = category_sizes(training_photos())
+    _check_catalogue(sizes)
+    if config:
+        _check_config(config, architecture, sizes, from_scratch=from_scratch)
+    return job_create(
+        kind=KIND,
+        user=user,
+        subject=f"Train a base version from {sum(sizes.values()):,} photos of {len(sizes):,} categories",
+        payload={
+            "config": dict(config or {}),
+            "label_fraction": float(label_fraction),
+            "architecture": architecture,
+            "from_scratch": from_scratch,
+            "promote": promote,
+        },
+    )
+
+
+def _check_choices(label_fraction: float, architecture: str) -> None:
+    if isinstance(label_fraction, bool) or not isinstance(label_fraction, int | float):
+        raise _invalid("label_fraction", f"it is {label_fraction!r}, allowed: a number above 0, up to 1")
+    if not 0 < label_fraction <= 1:  # also NaN
+        raise _invalid("label_fraction", f"it is {label_fraction:g}, allowed: above 0, up to 1")
+    if architecture not in ARCHITECTURES:
+        raise _invalid(
+            "architecture", f"it is {str(architecture)[:40]!r}, allowed: {', '.join(ARCHITECTURES)}"
+        )
+
+
+def _check_catalogue(sizes: Mapping[str, int]) -> None:
+    if len(sizes) < LEAST_CATEGORIES:
+        raise Conflict(
+            f"There is too little to learn from: {len(sizes)} categories have two or more photos that may be trained "
+            f"on (held-out queries may not), at least {LEAST_CATEGORIES} are needed. Add photos or categories."
+        )
+
+
+def _check_config(
+    config: Mapping[str, Any], architecture: str, sizes: Mapping[str, int], *, from_scratch: bool
+) -> None:
+    """Refuse now what the training would refuse in minutes."""
+    from searchapp.services.training_run import recipe_with  # noqa: PLC0415  torch takes seconds to load
+
+    try:
+        recipe_with(config, architecture, list(sizes.values()), from_scratch=from_scratch)
+    except ValueError as error:
+        raise _invalid("config", str(error)) from error
+
+
+def _invalid(field: str, problem: str) -> InvalidInput:
+    return InvalidInput(f"{field}: {problem}", fields={field: problem})

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ml.protocol import Encoder
@@ -15,18 +15,20 @@ from searchapp.services.jobs import JobRun, job_create
 CHUNK = 32
 KIND = "encode_images"
 # What Pillow raises on a file that was damaged after it was stored.
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError)
 
 logger = logging.getLogger(__name__)
 
 
-def encode_job_ensure(user: Any = None) -> Job:
+def encode_job_ensure(user: Any = None, *, version: ModelVersion | None = None) -> Job:
     """A waiting job that will see every photo committed with or before the caller's transaction.
 
     Called for each new photo, it makes one job for all of them; one that already runs may have read past this photo,
-    so only a waiting one counts.
+    so only a waiting one counts. The job encodes by the version in use at the time, or by `version`.
     """
-    return job_create(kind=KIND, payload={}, user=user, subject="Encode new photos", coalesce=True)
+    payload = {} if version is None else {"version": version.name}
+    subject = "Encode new photos" if version is None else f"Encode the photos by {version.name}"
+    return job_create(kind=KIND, payload=payload, user=user, subject=subject, coalesce=True)
 
 
 def encode_images(*, version: ModelVersion, image_ids: Iterable[int]) -> list[NewEntry]:
@@ -43,11 +45,8 @@ def _encoded(encoder: Encoder, image: ItemImage) -> NewEntry | None:
     """One photo a call: a batch would round differently, and a catalogue photo used as a query must find itself."""
     try:
         pixels = intake.stored_pixels(image.path, input_size=encoder.input_size)
-    except FileNotFoundError:
-        _mark_failed(image, "The stored file is missing; upload the photo again.")
-        return None
-    except _UNREADABLE as error:
-        _mark_failed(image, f"The stored file cannot be read ({error}); upload the photo again.")
+    except UNREADABLE as error:
+        photo_mark_failed(image.pk, image.image_sha256, unreadable_reason(error))
         return None
     encoded = encoder.encode(pixels[None])
     return NewEntry(
@@ -58,23 +57,32 @@ def _encoded(encoder: Encoder, image: ItemImage) -> NewEntry | None:
     )
 
 
-def _mark_failed(image: ItemImage, reason: str) -> None:
-    logger.warning("photo %s could not be encoded: %s", image.pk, reason)
-    ItemImage.objects.filter(pk=image.pk, image_sha256=image.image_sha256).update(failure=reason[:500])
+def unreadable_reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "The stored file is missing; upload the photo again."
+    return f"The stored file cannot be read ({error}); upload the photo again."
+
+
+def photo_mark_failed(image_id: int, image_sha256: str, reason: str) -> None:
+    """Keep why a stored photo cannot be read; nothing tries it again before somebody asks for it."""
+    logger.warning("photo %s cannot be used: %s", image_id, reason)
+    ItemImage.objects.filter(pk=image_id, image_sha256=image_sha256).update(failure=reason[:500])
 
 
 def encode_missing_run(run: JobRun) -> dict[str, Any]:
-    """Handler of "encode_images": every photo without an entry by any version, encoded by the champion.
+    """Handler of "encode_images": photos that the version in use cannot find yet get an entry by it.
 
-    The checkpoint holds the last photo done, so a killed run goes on behind it; photos are read in order of their id,
-    so those added while it runs come along.
+    With a `version` in the payload, those without an entry that this version can be compared with, by it. The
+    checkpoint holds the last photo done, so a killed run goes on behind it; photos are read in order of their id, so
+    those added while it runs come along.
     """
     started = time.monotonic()
-    version = versions.default_version_ensure()
     state = {"after": 0, "encoded": 0, "failed": 0, **run.checkpoint}
+    version = _producer(run)
     done = state["encoded"] + state["failed"]
-    total = done + ItemImage.objects.missing_entry().filter(pk__gt=state["after"]).count()
-    while image_ids := _missing(after=state["after"]):
+    missing = ItemImage.objects.missing_entry(version.lineage)
+    total = done + missing.filter(pk__gt=state["after"]).count()
+    while image_ids := _missing(version, after=state["after"]):
         run.progress(done, max(total, done + len(image_ids)))
         entries = encode_images(version=version, image_ids=image_ids)
         failed = ItemImage.objects.filter(pk__in=image_ids).exclude(failure="").count()
@@ -88,11 +96,40 @@ def encode_missing_run(run: JobRun) -> dict[str, Any]:
             run.save(state)
         failpoint("encoding.after_chunk_commit")
         done = state["encoded"] + state["failed"]
+        if version != (
+            now := _producer(run)
+        ):  # another one was put in use: it may not see what was just encoded
+            version, state = now, {**state, "after": 0}
     run.progress(done, done)
     seconds = round(time.monotonic() - started, 3)
     return {"encoded": state["encoded"], "failed": state["failed"], "seconds": seconds}
 
 
-def _missing(*, after: int) -> list[int]:
-    missing = ItemImage.objects.missing_entry().filter(pk__gt=after).order_by("pk")
+def entries_fill(
+    version: ModelVersion, *, heard: Callable[[int], None], commit: Callable[[int], None] = lambda _done: None
+) -> int:
+    """Give every readable photo an entry by `version`, those added meanwhile included; returns how many.
+
+    `heard` is told before each chunk how many are done; `commit` is called inside each chunk's transaction. What is
+    there already is kept, so after a kill it is simply called again.
+    """
+    done = after = 0
+    while image_ids := _missing(version, after=after) or _missing(version, after=0):
+        heard(done)
+        entries = encode_images(version=version, image_ids=image_ids)
+        with gallery_transaction() as changes:
+            done += entries_add(changes, version=version, entries=entries)
+            commit(done)
+        failpoint("encoding.after_chunk_commit")
+        after = image_ids[-1]
+    return done
+
+
+def _producer(run: JobRun) -> ModelVersion:
+    name = run.payload.get("version")
+    return versions.version_named(name) if name else versions.default_version_ensure()
+
+
+def _missing(version: ModelVersion, *, after: int) -> list[int]:
+    missing = ItemImage.objects.missing_entry(version.lineage).filter(pk__gt=after).order_by("pk")
     return list(missing.values_list("pk", flat=True)[:CHUNK])

@@ -22,6 +22,7 @@ from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.failpoints import failpoint
 from searchapp.models import Job
 from searchapp.services import versions
+from searchapp.services.encoding import encode_job_ensure
 from searchapp.services.holding_out import held_out_expected, hold_out
 from searchapp.services.import_chunks import ChunkPlan, ImportContext, Unit, units_of
 from searchapp.services.import_planning import chunk_plan
@@ -196,5 +197,7 @@ def _import_chunk(
             context.categories.clear()
             media_remove_unused([(stored.image_sha256, stored.files) for stored in plan.stored])
             raise
+        if context.version is not None and versions.champion().version != context.version:
+            encode_job_ensure()  # another version was put in use meanwhile and cannot find these photos
         return plan.report
     raise Conflict("Other changes to the same items kept getting in the way; try the import again.")

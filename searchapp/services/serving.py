@@ -197,6 +197,21 @@ def _followed_arm(arm: Arm, since: int, until: int) -> Arm:
     return replace(arm, view=view)
 
 
+def version_probe(version: ModelVersion) -> int:
+    """Load `version` as it would serve and ask it one query; returns its entries. Raises what would go wrong then.
+
+    A view that is long to build is left as a snapshot, from which every process has it at once.
+    """
+    bundle = versions.bundle_of(version)
+    loaded = snapshots.view_loaded(version)
+    view, _ = loaded or view_rebuilt(version, engine=engine_for(version))
+    calibrations = versions.calibrations_of(version, bundle)
+    _prewarm(Arm(Deployment.Arm.CANDIDATE, 0, version, versions.encoder_of(version), view, calibrations))
+    if loaded is None and len(view) >= snapshots.WORTHWHILE_FROM:
+        snapshots.snapshot_write(version)
+    return len(view)
+
+
 def _prewarm(arm: Arm) -> None:
     """One whole query, so that the first shopper does not pay for it and a broken arm fails before it serves."""
     grey = np.full((1, arm.encoder.input_size, arm.encoder.input_size, 3), 127, np.uint8)

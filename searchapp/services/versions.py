@@ -4,11 +4,13 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
+from django.db.models import Max
 
 from ml.artifacts import Bundle, Manifest, load_bundle, read_manifest
 from ml.protocol import Calibration, Encoder
@@ -43,8 +45,45 @@ def default_version_ensure() -> ModelVersion:
     return version
 
 
+def shipped_candidate_ensure() -> ModelVersion | None:
+    """When an update brought another bundle, register it as the next `M.0`, in a lineage of its own: a candidate.
+
+    What serves is not touched. Safe to call from several processes at once, and again; returns what it registered.
+    """
+    manifest = read_manifest(settings.DEFAULT_BUNDLE)
+    if _live() is None or ModelVersion.objects.filter(digest=manifest.digest).exists():
+        return None
+    bundle_store(settings.DEFAULT_BUNDLE)
+    try:
+        with transaction.atomic():
+            return base_version_register(manifest)
+    except IntegrityError:  # another process was a moment earlier
+        return None
+
+
+def base_version_register(
+    manifest: Manifest, *, labels: Sequence[str] = (), user: AbstractBaseUser | None = None
+) -> ModelVersion:
+    """A stored bundle as the next free `M.0` of a new lineage, with its view; nothing serves by it yet.
+
+    Inside the caller's transaction. Raises IntegrityError when somebody else took the number meanwhile.
+    """
+    highest = ModelVersion.objects.aggregate(highest=Max("major"))["highest"] or 0
+    version = version_register(
+        manifest, number=(highest + 1, 0), size_bytes=_size_bytes(manifest), labels=labels, user=user
+    )
+    GalleryView.objects.create(version=version)
+    return version
+
+
 def version_register(
-    manifest: Manifest, *, number: tuple[int, int], size_bytes: int, parent: ModelVersion | None = None
+    manifest: Manifest,
+    *,
+    number: tuple[int, int],
+    size_bytes: int,
+    parent: ModelVersion | None = None,
+    labels: Sequence[str] = (),
+    user: AbstractBaseUser | None = None,
 ) -> ModelVersion:
     """The row of a stored bundle. A child joins its parent's lineage; without a parent a new lineage begins."""
     return ModelVersion.objects.create(
@@ -65,6 +104,8 @@ def version_register(
             "input_size": manifest.input_size,
             "labels": list(manifest.labels),
         },
+        label_registry=list(labels),
+        created_by_id=None if user is None else user.pk,
     )
 
 

@@ -152,6 +152,7 @@ MEDIA_ROOT = DATA_DIR / "media"
 MODEL_DIR = DATA_DIR / "models"
 SNAPSHOT_DIR = DATA_DIR / "snapshots"
 IMPORT_DIR = DATA_DIR / "imports"
+TRAINING_DIR = DATA_DIR / "training"  # plans and checkpoints of unfinished trainings
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]

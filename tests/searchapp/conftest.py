@@ -63,6 +63,7 @@ def data_dir(tmp_path: Path, settings: Settings) -> Path:
     settings.MODEL_DIR = tmp_path / "models"
     settings.SNAPSHOT_DIR = tmp_path / "snapshots"
     settings.IMPORT_DIR = tmp_path / "imports"
+    settings.TRAINING_DIR = tmp_path / "training"
     return tmp_path
 
 

@@ -1,0 +1,56 @@
+"""Which photos of the catalogue a training may see: readable, and never an evaluation query.
+
+Where a category's source named no held-out photos, one in eight is held out by its content (services.holding_out).
+Those are left out here even while the category is too small to have queries: it may grow.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from searchapp.models import Category, EvaluationQuery, ItemImage, stored_path
+from searchapp.services.catalogue import ONE_IN_EIGHT
+from searchapp.services.holding_out import hold_out, is_one_in_eight
+
+LEAST_PHOTOS = 2  # a single photo has no second one of its category to be told to resemble
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPhoto:
+    image_id: int
+    image_sha256: str
+    extension: str
+    category: str  # slug; empty for one whose category has too few photos to be learned
+    vertical: str
+
+    @property
+    def path(self) -> str:
+        return stored_path(self.image_sha256, self.extension)
+
+    def as_row(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def training_photos() -> list[TrainingPhoto]:
+    """In the order of their rows; each content once. Held-out queries are chosen first where some are missing."""
+    hold_out(list(Category.objects.values_list("path", flat=True)))
+    fields = ("pk", "image_sha256", "extension", "item__category__slug", "item__category__vertical")
+    held_out = EvaluationQuery.objects.values("image_sha256")
+    rows = ItemImage.objects.filter(failure="").exclude(image_sha256__in=held_out).order_by("-pk")
+    named = EvaluationQuery.objects.exclude(split=ONE_IN_EIGHT).values_list("category__slug", flat=True)
+    split_by_source = set(named.distinct())
+    found = {  # of equal files the first
+        row[1]: row
+        for row in rows.values_list(*fields)
+        if row[3] in split_by_source or not is_one_in_eight(row[1])
+    }.values()
+    sizes = Counter(row[3] for row in found)
+    return [
+        TrainingPhoto(pk, sha256, extension, slug if sizes[slug] >= LEAST_PHOTOS else "", vertical)
+        for pk, sha256, extension, slug, vertical in sorted(found)
+    ]
+
+
+def category_sizes(photos: list[TrainingPhoto]) -> dict[str, int]:
+    """Photos of each category that can be learned, by slug, sorted."""
+    return dict(sorted(Counter(photo.category for photo in photos if photo.category).items()))
