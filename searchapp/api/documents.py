@@ -37,6 +37,13 @@ class SearchByImage(SearchFilters):
     image = serializers.ImageField(help_text="JPEG, PNG or WebP, up to 20 MB and 25 megapixels.")
     crop = serializers.CharField(help_text="x,y,w,h as shares of width and height.", required=False)
     text = serializers.CharField(max_length=300, help_text="Words to refine the picture by.", required=False)
+    explain = serializers.BooleanField(
+        default=False,
+        help_text="Also say what in the picture matched the best result; counts as several searches.",
+    )
+    explain_sku = serializers.CharField(
+        max_length=120, help_text="Explain this one of the results instead of the best.", required=False
+    )
 
 
 class SearchByValue(SearchFilters):
@@ -75,12 +82,36 @@ class SearchResult(Shape):
     why = Why()
 
 
+class Explanation(Shape):
+    """What in the picture matched one result, found by covering one part of it after another."""
+
+    sku = serializers.CharField()
+    rows = serializers.IntegerField()
+    columns = serializers.IntegerField()
+    heat = serializers.ListField(
+        child=serializers.ListField(child=serializers.FloatField(min_value=0, max_value=1)),
+        help_text="Rows from the top of the picture (or of its crop), cells from the left; 1 where covering "
+        "costs the match most, 0 where it costs nothing.",
+    )
+    is_flat = serializers.BooleanField(help_text="No part matters enough to be shown; the heat is all 0.")
+    summary = serializers.CharField(help_text="The same in words.")
+    drops = serializers.ListField(
+        child=serializers.ListField(child=serializers.FloatField()),
+        required=False,
+        help_text="With a key: log-odds of relevance lost when the cell is covered; below 0 the match gains.",
+    )
+    log_odds = serializers.FloatField(required=False, help_text="With a key: those of the whole picture.")
+
+
 class SearchAnswer(Shape):
     query_id = serializers.UUIDField()
     model_version = serializers.CharField()
     gallery = Gallery()
     took_ms = serializers.DictField(child=serializers.FloatField())
     results = SearchResult(many=True)
+    explanation = Explanation(
+        required=False, allow_null=True, help_text="When asked for; null when nothing was found."
+    )
 
 
 class EncodeInput(Shape):

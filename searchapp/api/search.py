@@ -15,11 +15,14 @@ from searchapp.api.parsers import refuse_unstorable_text
 from searchapp.api.schema import operation
 from searchapp.exceptions import InvalidInput, SearchAppError
 from searchapp.services import intake, metrics, search, throttling
+from searchapp.services.explaining import EXPLANATION_COST
 from searchapp.services.search_answers import SearchAnswer
 from searchapp.services.search_options import SearchOptions
 
 ONE_OF = "give one of: image (a file), text, sku, or code with embedding and model_version"
 PICTURE_ERRORS = (413, 415, 422)
+EXPLAIN_WORDS = {"true": True, "1": True, "false": False, "0": False, "": False}
+ASKED_BY = {"text": "words", "item": "an item", "vector": "a code and an embedding"}
 
 
 class SearchView(ApiView):
@@ -44,8 +47,11 @@ class SearchView(ApiView):
             throttling.search_spend(client=self.client)
         values = sent_values(request)
         kind = _kind(values)
+        explain = explain_asked(values, kind)
+        if explain is not None and self.is_anonymous:
+            throttling.search_spend(client=self.client, calls=EXPLANATION_COST)
         try:
-            answer = _answer(kind, values, visitor=self.client)
+            answer = _answer(kind, values, explain=explain, visitor=self.client)
             if self.is_anonymous:
                 throttling.items_spend(client=self.client, skus=[result.sku for result in answer.results])
         except SearchAppError as error:
@@ -116,7 +122,28 @@ def _known(values: Mapping[str, Any]) -> Iterable[str]:
     return (name for name in ("image", "text", "sku", "code", "embedding") if name in values)
 
 
-def _answer(kind: str, values: Mapping[str, Any], *, visitor: str) -> SearchAnswer:
+def explain_asked(values: Mapping[str, Any], kind: str) -> str | None:
+    """The SKU to explain, EXPLAIN_BEST for the first result, None when no explanation is asked for."""
+    said = values.get("explain", "")
+    word = str(said).lower() if isinstance(said, bool) else _text(values, "explain").lower()
+    sku = _text(values, "explain_sku")
+    wrong: dict[str, str] = {}
+    if word not in EXPLAIN_WORDS:
+        allowed = "true or false; explain_sku names another result than the best"
+        wrong["explain"] = f"{word[:40]!r} is not allowed; allowed: {allowed}."
+    elif not (sku or EXPLAIN_WORDS[word]):
+        return None
+    elif sku and word and not EXPLAIN_WORDS[word]:
+        wrong["explain"] = "false contradicts explain_sku; leave one of them out."
+    elif kind != "image":
+        named = "explain_sku" if sku else "explain"
+        wrong[named] = f"Only a search by picture can be explained; this one asks by {ASKED_BY[kind]}."
+    if wrong:
+        raise InvalidInput(" ".join(f"{name}: {text}" for name, text in wrong.items()), fields=wrong)
+    return sku or search.EXPLAIN_BEST
+
+
+def _answer(kind: str, values: Mapping[str, Any], *, explain: str | None, visitor: str) -> SearchAnswer:
     options = SearchOptions.parse(values)
     if kind == "image":
         data, filename = sent_file(values, "image")
@@ -126,6 +153,7 @@ def _answer(kind: str, values: Mapping[str, Any], *, visitor: str) -> SearchAnsw
             crop=_crop(values),
             options=options,
             text=_text(values, "text"),
+            explain=explain,
             visitor=visitor,
         )
     if kind == "text":

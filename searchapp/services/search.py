@@ -5,11 +5,8 @@ words match come, the ones with more of the words first and the more alike first
 a mixed score: each result keeps the visual score, and an item with none of the words is not in the answer.
 """
 
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,42 +17,26 @@ from ml.retrieval import two_stage
 from ml.retrieval.columns import EntryFilter
 from ml.retrieval.scoring import Hit
 from ml.retrieval.two_stage import QueryVectors
-from searchapp.exceptions import IncompatibleVersion, InvalidInput, NotFound, Unavailable
+from searchapp.exceptions import IncompatibleVersion, InvalidInput, NotFound
 from searchapp.models import Item
 from searchapp.services import intake, metrics, query_log, serving, text_search, versions
+from searchapp.services.explaining import explained
+from searchapp.services.explanations import Explanation
 from searchapp.services.gallery_columns import read_entries
-from searchapp.services.search_answers import STAGES, Result, SearchAnswer, text_results, visual_results
+from searchapp.services.photo_queries import PhotoQuery, StageClock, photo_encoded
+from searchapp.services.search_answers import (
+    EXPLAIN_STAGE,
+    Result,
+    SearchAnswer,
+    text_results,
+    visual_results,
+)
 from searchapp.services.search_options import Scope, SearchOptions, scope_of
 
-# Decoding and encoding hold a core each; beyond a few at a time everybody only waits longer and memory grows by a
-# decoded picture each. Who finds no place within the wait is told to come back.
-ADMITTED = 4
-ADMISSION_WAIT_SECONDS = 1.0
 REFINE_POOL = 200
+EXPLAIN_BEST = ""  # no item has this SKU
 # More-like-this asks with at most so many photos of the item, the first ones.
 ITEM_PHOTOS = 8
-
-_admission = threading.BoundedSemaphore(ADMITTED)
-
-
-class _Clock:
-    """Milliseconds spent in each stage; every stage is named, those not passed stay 0."""
-
-    def __init__(self) -> None:
-        self.took: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-        self._started = time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.took[name] += 1000 * (time.perf_counter() - started)
-
-    def done(self) -> dict[str, float]:
-        self.took["total"] = 1000 * (time.perf_counter() - self._started)
-        return self.took
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +55,34 @@ def search_by_image(
     crop: intake.Crop | None = None,
     options: SearchOptions | None = None,
     text: str = "",
+    explain: str | None = None,
     visitor: str = "",
 ) -> SearchAnswer:
-    """Items that look like an uploaded picture, refined by `text` if given. Raises what intake raises, Unavailable."""
+    """Items that look like an uploaded picture, refined by `text` if given. Raises what intake raises, Unavailable.
+
+    explain: the SKU of the result whose match is explained, or EXPLAIN_BEST. Raises InvalidInput when it is not
+    among the results; without any result there is nothing to explain.
+    """
     options = options or SearchOptions()
-    clock = _Clock()
+    clock = StageClock()
     arm = serving.arm_for(visitor)
     scope = scope_of(options)
     words = text_search.query_words(text) if text.strip() else ()
-    vectors = _encoded(arm, clock, data=data, filename=filename, crop=crop)
+    photo = photo_encoded(arm, clock, data=data, filename=filename, crop=crop)
     if words:
-        results = _refined(arm, clock, vectors, scope, words)
+        results = _refined(arm, clock, photo.vectors, scope, words)
     else:
-        results = _found(arm, clock, [vectors], options.k, scope.entry_filter())
-    return _answered(_Asked("image", options, text.strip()), arm, clock, results)
+        results = _found(arm, clock, [photo.vectors], options.k, scope.entry_filter())
+    explanation = None
+    if explain is not None:
+        explanation = _explained(arm, clock, photo, results, explain, is_cropped=crop is not None)
+    return _answered(_Asked("image", options, text.strip()), arm, clock, results, explanation)
 
 
 def search_by_text(*, text: str, options: SearchOptions | None = None, visitor: str = "") -> SearchAnswer:
     """Items whose own words hold the query's (services.text_search says what the score means)."""
     options = options or SearchOptions()
-    clock = _Clock()
+    clock = StageClock()
     arm = serving.arm_for(visitor)
     words = text_search.query_words(text)
     with clock.stage("shortlist"):
@@ -110,7 +99,7 @@ def search_by_item(*, sku: str, options: SearchOptions | None = None, visitor: s
     and one without any entry yet finds nothing. Raises NotFound.
     """
     options = options or SearchOptions()
-    clock = _Clock()
+    clock = StageClock()
     arm = serving.arm_for(visitor)
     item = Item.objects.filter(sku=sku).first() if "\x00" not in sku else None
     if item is None:
@@ -134,7 +123,7 @@ def search_by_vector(
     outside the lineage.
     """
     options = options or SearchOptions()
-    clock = _Clock()
+    clock = StageClock()
     arm = serving.arm_for(visitor)
     vectors = _checked_vectors(arm, code, embedding, model_version)
     results = _found(arm, clock, [vectors], options.k, scope_of(options).entry_filter())
@@ -144,7 +133,7 @@ def search_by_vector(
 def encode(*, data: bytes, filename: str = "", crop: intake.Crop | None = None) -> dict[str, Any]:
     """Code and embedding of a picture by the live version: `{code, embedding, model_version}`."""
     arm = serving.arm_for()
-    vectors = _encoded(arm, _Clock(), data=data, filename=filename, crop=crop)
+    vectors = photo_encoded(arm, StageClock(), data=data, filename=filename, crop=crop).vectors
     return {
         "code": vectors.packed_code.tobytes().hex(),
         "embedding": [round(value, 7) for value in vectors.embedding.tolist()],
@@ -152,24 +141,9 @@ def encode(*, data: bytes, filename: str = "", crop: intake.Crop | None = None) 
     }
 
 
-def _encoded(
-    arm: serving.Arm, clock: _Clock, *, data: bytes, filename: str, crop: intake.Crop | None
-) -> QueryVectors:
-    if not _admission.acquire(timeout=ADMISSION_WAIT_SECONDS):
-        raise Unavailable("Too many searches at once; try again in a moment.")
-    try:
-        with clock.stage("intake"):
-            image = intake.query_image(data, filename=filename, crop=crop, input_size=arm.encoder.input_size)
-        with clock.stage("encode"):
-            encoded = arm.encoder.encode(image.pixels[None])
-    finally:
-        _admission.release()
-    return QueryVectors(encoded.packed_codes[0], encoded.embeddings[0])
-
-
 def _found(
     arm: serving.Arm,
-    clock: _Clock,
+    clock: StageClock,
     queries: Sequence[QueryVectors],
     k: int,
     where: EntryFilter,
@@ -182,7 +156,7 @@ def _found(
 
 
 def _hits(
-    arm: serving.Arm, clock: _Clock, vectors: QueryVectors, k: int, where: EntryFilter
+    arm: serving.Arm, clock: StageClock, vectors: QueryVectors, k: int, where: EntryFilter
 ) -> Sequence[Hit]:
     if not len(arm.view):
         return ()
@@ -201,7 +175,7 @@ def _merged(hits: Sequence[Hit], k: int) -> list[Hit]:
 
 
 def _refined(
-    arm: serving.Arm, clock: _Clock, vectors: QueryVectors, scope: Scope, words: Sequence[str]
+    arm: serving.Arm, clock: StageClock, vectors: QueryVectors, scope: Scope, words: Sequence[str]
 ) -> tuple[Result, ...]:
     hits = _hits(arm, clock, vectors, REFINE_POOL, scope.entry_filter())
     with clock.stage("rerank"):
@@ -277,7 +251,34 @@ def _unit_embedding(embedding: Any, dimension: int) -> NDArray[np.float32]:
     return (values / norm).astype(np.float32)
 
 
-def _answered(asked: _Asked, arm: serving.Arm, clock: _Clock, results: tuple[Result, ...]) -> SearchAnswer:
+def _explained(
+    arm: serving.Arm,
+    clock: StageClock,
+    photo: PhotoQuery,
+    results: Sequence[Result],
+    sku: str,
+    *,
+    is_cropped: bool,
+) -> Explanation | None:
+    clock.took[EXPLAIN_STAGE] = 0.0
+    chosen = next((result for result in results if sku in (EXPLAIN_BEST, result.sku)), None)
+    if chosen is not None:
+        return explained(arm, clock, photo, item_id=chosen.item_id, sku=chosen.sku, is_cropped=is_cropped)
+    if sku == EXPLAIN_BEST:
+        return None
+    message = (
+        f"{sku[:120]!r} is not among the {len(results)} results; explain one of them, or ask for more (k)."
+    )
+    raise InvalidInput(message, fields={"explain_sku": message})
+
+
+def _answered(
+    asked: _Asked,
+    arm: serving.Arm,
+    clock: StageClock,
+    results: tuple[Result, ...],
+    explanation: Explanation | None = None,
+) -> SearchAnswer:
     answer = SearchAnswer(
         query_id=uuid.uuid4(),
         kind=asked.kind,
@@ -289,6 +290,7 @@ def _answered(asked: _Asked, arm: serving.Arm, clock: _Clock, results: tuple[Res
         entries_by_version=arm.view.counts_by_producer,
         took_ms=clock.done(),
         results=results,
+        explanation=explanation,
     )
     query_log.query_record(answer)
     metrics.search_observe(kind=answer.kind, outcome="answered", took_ms=answer.took_ms)

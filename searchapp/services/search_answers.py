@@ -11,10 +11,12 @@ from django.conf import settings
 
 from ml.retrieval.scoring import Hit, Strength
 from searchapp.models import Category, GalleryEntry, Item, ItemImage, stored_path, thumbnail_path
+from searchapp.services.explanations import Explanation
 from searchapp.services.serving import Arm
 from searchapp.services.text_search import TextMatch
 
 STAGES = ("intake", "encode", "shortlist", "rerank", "rows", "total")
+EXPLAIN_STAGE = "explain"  # in the times only when an explanation was asked for
 STAGE_VISUAL = (
     "Found by its picture: {bits} of {total} code bits agree, then ranked by code and embedding together."
 )
@@ -96,6 +98,7 @@ class SearchAnswer:
     entries_by_version: Mapping[str, int]
     took_ms: Mapping[str, float]
     results: tuple[Result, ...]
+    explanation: Explanation | None = None
 
     @property
     def strong_count(self) -> int:
@@ -103,13 +106,19 @@ class SearchAnswer:
 
     def as_dict(self, *, role_is_anonymous: bool) -> dict[str, Any]:
         """The JSON of the contract. Anonymous callers see scores rounded to two digits."""
-        return {
+        is_explained = EXPLAIN_STAGE in self.took_ms
+        stages = (*STAGES, EXPLAIN_STAGE) if is_explained else STAGES
+        answer: dict[str, Any] = {
             "query_id": str(self.query_id),
             "model_version": self.model_version,
             "gallery": {"entries": self.entries, "versions": dict(self.entries_by_version)},
-            "took_ms": {stage: round(self.took_ms[stage], 3) for stage in STAGES},
+            "took_ms": {stage: round(self.took_ms[stage], 3) for stage in stages},
             "results": [result.as_dict(role_is_anonymous=role_is_anonymous) for result in self.results],
         }
+        if is_explained:
+            explanation = self.explanation
+            answer["explanation"] = explanation and explanation.as_dict(role_is_anonymous=role_is_anonymous)
+        return answer
 
 
 def visual_results(

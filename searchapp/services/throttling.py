@@ -36,8 +36,11 @@ def _open_when_the_cache_is_away(spend: Callable[P, None]) -> Callable[P, None]:
 
 
 @_open_when_the_cache_is_away
-def search_spend(*, client: str, scope: str = "search") -> None:
+def search_spend(*, client: str, scope: str = "search", calls: int = 1) -> None:
     """Count one call by `client` against ANON_SEARCH_RATE; raises TooManyRequests when it is one too many.
+
+    `calls`: as how many it counts, at most as all of a period's. A refused one of several is given back, so that
+    the plain ones it would have taken the place of still pass.
 
     Two counters make a sliding window: this period's calls, and those of the period before weighted by how
     much of it still lies within one period of now. So no burst of twice the rate fits around a boundary.
@@ -47,10 +50,13 @@ def search_spend(*, client: str, scope: str = "search") -> None:
     limit, period = _rate(settings.ANON_SEARCH_RATE)
     now = time.time()
     window, elapsed = int(now // period), now % period / period
-    current = _count(f"rate:{scope}:{client}:{window}", 1, timeout=2 * period)
+    calls = min(calls, limit)
+    current = _count(f"rate:{scope}:{client}:{window}", calls, timeout=2 * period)
     previous = min(limit, int(cache.get(f"rate:{scope}:{client}:{window - 1}", 0)))
     if previous * (1 - elapsed) + current > limit:
-        wait = math.ceil(period * (1 - elapsed) + period / limit)
+        if calls > 1:
+            _count(f"rate:{scope}:{client}:{window}", -calls, timeout=2 * period)
+        wait = math.ceil(period * (1 - elapsed) + period * calls / limit)
         raise TooManyRequests(
             f"More than {settings.ANON_SEARCH_RATE} from one address; again in {wait} s, or with an API key.",
             retry_after_seconds=wait,

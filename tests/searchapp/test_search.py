@@ -14,7 +14,7 @@ from ml.retrieval.scoring import Hit, Strength
 from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import BadImage, IncompatibleVersion, InvalidInput, NotFound, Unavailable
 from searchapp.models import GalleryEntry, Item, ModelVersion, Query
-from searchapp.services import catalogue, intake, query_log, search, serving, versions
+from searchapp.services import catalogue, intake, photo_queries, query_log, search, serving, versions
 from searchapp.services.search_answers import SearchAnswer, visual_results
 from searchapp.services.search_options import SearchOptions
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
@@ -124,21 +124,21 @@ class TestByImage:
     def test_a_flood_is_told_to_come_back_soon(
         self, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(search, "ADMISSION_WAIT_SECONDS", 0.01)
-        for _ in range(search.ADMITTED):
-            search._admission.acquire()
+        monkeypatch.setattr(photo_queries, "ADMISSION_WAIT_SECONDS", 0.01)
+        for _ in range(photo_queries.ADMITTED):
+            photo_queries._admission.acquire()
         try:
             with pytest.raises(Unavailable, match="Too many searches") as refused:
                 search.search_by_image(data=photos[0])
         finally:
-            for _ in range(search.ADMITTED):
-                search._admission.release()
+            for _ in range(photo_queries.ADMITTED):
+                photo_queries._admission.release()
         assert refused.value.retry_after_seconds >= 1
         assert skus(search.search_by_image(data=photos[0]))[0] == "apple-0"  # a place is free again
 
     @pytest.mark.usefixtures("items")
     def test_a_refused_picture_gives_its_place_back(self, photos: list[bytes]) -> None:
-        for _ in range(search.ADMITTED + 1):
+        for _ in range(photo_queries.ADMITTED + 1):
             with pytest.raises(BadImage):
                 search.search_by_image(data=b"nothing")
 
@@ -284,7 +284,7 @@ class TestByItem:
         expected = [sku for sku in skus(search.search_by_image(data=photos[0])) if sku != "apple-0"]
         serving.follow_once()
         (data_dir / "media").rename(data_dir / "no-media")
-        monkeypatch.setattr(search, "_encoded", None)
+        monkeypatch.setattr(search, "photo_encoded", None)
 
         assert skus(search.search_by_item(sku="apple-0"))[0] == expected[0]
 
