@@ -1,12 +1,14 @@
 """Average precision of many queries whose rankings hold groups of equal scores, in closed form."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 def harmonic_numbers(size: int) -> Values:
@@ -16,8 +18,8 @@ def harmonic_numbers(size: int) -> Values:
 
 @dataclass(frozen=True, slots=True)
 class TieGroups:
-    """Groups of equal scores of several queries, one group per row; those that hold nothing relevant may be
-    missing.
+    """Groups of equal scores of several queries, row by row of the columns, by query and then by place; those
+    that hold nothing relevant may be missing.
     """
 
     query: Counts  # from 0
@@ -27,6 +29,20 @@ class TieGroups:
     before: Counts  # relevant entries ranked above the group
     harmonic: Values  # harmonic numbers H(0) .. H(N)
     queries: int
+
+    @classmethod
+    def of_ranked(cls, is_first: Flags, relevant: Flags) -> Self:
+        """Rankings (Q, M), best first, M >= 1: is_first where a score differs from the one before it."""
+        count, depth = relevant.shape
+        is_first = is_first.copy()
+        is_first[:, 0] = True
+        places = np.flatnonzero(is_first)
+        found = np.add.reduceat(relevant.ravel(), places, dtype=np.int64)
+        query = places // depth
+        before = np.cumsum(found) - found
+        before -= before[np.searchsorted(query, np.arange(count))][query]
+        sizes = np.diff(np.append(places, count * depth))
+        return cls(query, places % depth, sizes, found, before, harmonic_numbers(depth), count)
 
     def precision_at(self, k: int, wanted: Counts) -> Values:
         """(Q,) average precision at k, divided by the smaller of k and `wanted`, the relevant entries."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.protocol import pack_bits
+
 Features = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Codes = NDArray[np.uint8]
@@ -20,7 +22,7 @@ _CHUNK = 8192
 @dataclass(frozen=True, slots=True)
 class ProjectionCoder:
     """mean: (D,) of the unit features, projection: (D, L), both float32. Bit l of x is 1 where
-    (x / |x| - mean) . projection[:, l] > 0.
+    (x / |x| - mean) . projection[:, l] >= 0.
     """
 
     mean: Features
@@ -32,12 +34,12 @@ class ProjectionCoder:
         return int(self.projection.shape[1])
 
     def encode(self, features: Features) -> Codes:
-        """(N, D) -> packed codes (N, L // 8), the first bit in the highest place of the first byte."""
+        """(N, D) -> packed codes (N, L // 8), as `pack_bits` packs them."""
         width = len(self.mean)
         if features.ndim != 2 or features.shape[1] != width:
             raise ValueError(f"features are {features.shape}, expected (N, {width})")
         chunks = [
-            np.packbits((unit(features[start : start + _CHUNK]) - self.mean) @ self.projection > 0, axis=1)
+            pack_bits((unit(features[start : start + _CHUNK]) - self.mean) @ self.projection)
             for start in range(0, len(features), _CHUNK)
         ]
         return np.concatenate([np.empty((0, self.code_bits // 8), np.uint8), *chunks])
@@ -94,7 +96,7 @@ def fitted_rotation(projected: Floats, rng: np.random.Generator, iterations: int
     errors = np.empty(iterations + 1)
     for step in range(iterations + 1):
         turned = projected @ rotation
-        signs = np.where(turned > 0, 1.0, -1.0)
+        signs = np.where(turned >= 0, 1.0, -1.0)
         errors[step] = np.square(signs - turned).sum() / len(projected)
         if step < iterations:
             # Orthogonal Procrustes: the turn nearest to these signs (eq. 2 and 3 of the paper).

@@ -120,7 +120,7 @@ def test_a_code_depends_on_the_direction_of_its_own_feature_alone() -> None:
 
 def test_signs_are_taken_as_they_are() -> None:
     embedding = np.array([[1, -2, 3, -4, 0, 0.1, -0.1, 5]], np.float32)
-    assert bits_of(sign_bits(8), embedding).tolist() == [[1, 0, 1, 0, 0, 1, 0, 1]]
+    assert bits_of(sign_bits(8), embedding).tolist() == [[1, 0, 1, 0, 1, 1, 0, 1]]
 
 
 def test_on_real_pictures_turned_axes_find_more_than_random_ones(small_fashion: Dataset) -> None:
