@@ -40,7 +40,9 @@ API: Table = {
     "api:job-cancel": {"POST": Role.API_KEY},
     "api:job-retry": {"POST": Role.API_KEY},
     "api:feedback": {"POST": EVERYONE},
-    "api:model-versions": {"GET": Role.OPERATOR},
+    "api:model-versions": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
+    "api:model-version-promote": {"POST": Role.OPERATOR},
+    "api:rollback": {"POST": Role.OPERATOR},
     "api:schema": {"GET": EVERYONE},
     "api:docs": {"GET": EVERYONE},
     # Answers 404 in the error shape to whatever no other route knows.
@@ -51,6 +53,7 @@ API: Table = {
 PAGES: Table = {
     "start": {"GET": EVERYONE},
     "search": {"GET": EVERYONE, "POST": EVERYONE},
+    "explain": {"GET": EVERYONE, "POST": EVERYONE},
     "feedback": {"POST": EVERYONE},
     "browse": {"GET": EVERYONE},
     "item": {"GET": EVERYONE},

@@ -258,3 +258,23 @@ class Version(Shape):
 class VersionList(Shape):
     count = serializers.IntegerField()
     results = Version(many=True)
+
+
+class TrainingInput(Input):
+    method = serializers.ChoiceField(["base"], help_text="base: from the catalogue's own photos.")
+    config = serializers.DictField(required=False, help_text="Values of the training recipe to change.")
+    label_fraction = serializers.FloatField(
+        required=False, help_text="Share of the photos whose category training may see: above 0, up to 1."
+    )
+    architecture = serializers.CharField(required=False, help_text="parity or budget.")
+    from_scratch = serializers.BooleanField(
+        required=False, help_text="Not from the weights of the version in use."
+    )
+    promote = serializers.BooleanField(required=False, help_text="Put it in use if its gate passes.")
+
+
+class PromotionInput(Input):
+    override = serializers.CharField(
+        required=False, max_length=500, help_text="Why it goes in use although a gate did not pass."
+    )
+    share = serializers.IntegerField(required=False, help_text="Percent of the queries: 100.")

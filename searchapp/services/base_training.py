@@ -10,13 +10,18 @@ The work itself is services.training_run. The job's checkpoint is what a page dr
 (0 to 1, higher is better) is there only for the epochs that were validated.
 """
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
+from django.db.models import Q
 
 from searchapp.exceptions import Conflict, InvalidInput
-from searchapp.models import Job
+from searchapp.models import FINISHED_STATES, Job
+from searchapp.services.database_clock import DatabaseNow
 from searchapp.services.jobs import job_create
 from searchapp.services.training_photos import category_sizes, training_photos
 
@@ -24,6 +29,7 @@ KIND = "train_base"
 ARCHITECTURES = ("parity", "budget")
 LEAST_CATEGORIES = 2
 HISTORY_POINTS = 120
+KEPT_SECONDS = 7 * 24 * 3600.0  # how long a cancelled or failed training can be retried from where it stopped
 
 
 def base_training_start(
@@ -58,6 +64,18 @@ def base_training_start(
             "promote": promote,
         },
     )
+
+
+def training_leftovers_remove() -> int:
+    """Remove the folders of trainings that ended long ago and that nobody retried; returns how many went."""
+    removed = 0
+    for folder in Path(settings.TRAINING_DIR).glob("????????-????-????-????-????????????"):  # named by a job
+        jobs = Job.objects.filter(Q(pk=folder.name) | Q(checkpoint__folder=folder.name), kind=KIND)
+        unfinished = jobs.exclude(state__in=FINISHED_STATES)
+        if not (unfinished | jobs.filter(finished_at__gt=DatabaseNow(-KEPT_SECONDS))).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            removed += 1
+    return removed
 
 
 def _check_choices(label_fraction: float, architecture: str) -> None:

@@ -61,7 +61,7 @@ def _entries_obstacle(version: ModelVersion, live: ModelVersion) -> Obstacle | N
     return Obstacle(
         "entries",
         f"{missing:,} of {photos:,} photos have no entry that {version.name} can search; at most {CATCH_UP} are "
-        f"encoded on the way. Run `manage.py encode_missing --version {version.name}` first.",
+        f"encoded on the way. Run `manage.py encode_missing --model-version {version.name}` first.",
         can_override=False,
     )
 

@@ -17,7 +17,7 @@ from django.db.migrations.executor import MigrationExecutor
 from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.services.supervising import embedded_parts, only_one, supervise
 from searchapp.services.sweeping import jobs_resend_all
-from searchapp.services.versions import default_version_ensure
+from searchapp.services.versions import default_version_ensure, shipped_candidate_ensure
 
 STATIC_STAMP = ".collected"
 
@@ -33,6 +33,7 @@ def embedded_serve(
         _check_migrations()
         _check_port(host, port)
         default_version_ensure()
+        shipped_candidate_ensure()
         static_collect()
         _broker_empty()
         parts = embedded_parts(host=host, port=port, environment=environment or {})

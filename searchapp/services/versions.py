@@ -1,5 +1,6 @@
 """Model versions as rows and bundles: register, find the live one, open a version's encoder once per process."""
 
+import logging
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 
-from ml.artifacts import Bundle, Manifest, load_bundle, read_manifest
+from ml.artifacts import Bundle, BundleError, Manifest, load_bundle, read_manifest
 from ml.protocol import Calibration, Encoder
 from searchapp.exceptions import IncompatibleVersion, Unavailable
 from searchapp.models import Deployment, GalleryView, ModelVersion
@@ -20,6 +21,7 @@ from searchapp.models import Deployment, GalleryView, ModelVersion
 FIRST = (1, 0)
 OWN_ENTRIES = "self"  # the calibration of a version's queries against its own entries
 
+logger = logging.getLogger(__name__)
 _encoders: dict[str, Encoder] = {}
 _opening = threading.Lock()
 
@@ -50,10 +52,16 @@ def shipped_candidate_ensure() -> ModelVersion | None:
 
     What serves is not touched. Safe to call from several processes at once, and again; returns what it registered.
     """
-    manifest = read_manifest(settings.DEFAULT_BUNDLE)
-    if _live() is None or ModelVersion.objects.filter(digest=manifest.digest).exists():
+    if _live() is None:
         return None
-    bundle_store(settings.DEFAULT_BUNDLE)
+    try:
+        manifest = read_manifest(settings.DEFAULT_BUNDLE)
+        if ModelVersion.objects.filter(digest=manifest.digest).exists():
+            return None
+        bundle_store(settings.DEFAULT_BUNDLE)
+    except (BundleError, OSError):
+        logger.exception("the bundle that came with this release cannot be used; what serves is not touched")
+        return None
     try:
         with transaction.atomic():
             return base_version_register(manifest)

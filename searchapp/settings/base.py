@@ -275,6 +275,7 @@ LOGGING: dict[str, Any] = {
         "django.request": {"level": "ERROR"},
         "axes": {"level": "WARNING"},
         "faiss.loader": {"level": "WARNING"},
+        "onnx_ir": {"level": "WARNING"},  # tells of every constant it folds
         "kombu.connection": {"level": "ERROR"},  # it warns that filesystem:// names no host
     },
 }

@@ -37,6 +37,8 @@ PATHS = {
     "api:job-retry": "/api/v1/jobs/{job_id}/retry",
     "api:feedback": "/api/v1/queries/{query_id}/feedback",
     "api:model-versions": "/api/v1/model-versions",
+    "api:model-version-promote": "/api/v1/model-versions/{version}/promote",
+    "api:rollback": "/api/v1/rollback",
     "health-live": "/healthz/live",
     "health-ready": "/healthz/ready",
     "metrics": "/metrics",

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from searchapp.exceptions import SearchAppError
 from searchapp.models import JobState
-from searchapp.services import encoding
+from searchapp.services import encoding, versions
 from searchapp.services.jobs import job_run_here
 
 
@@ -21,12 +21,18 @@ class Command(BaseCommand):
         parser.add_argument(
             "--wait", action="store_true", help="run it here and wait (it always does, unless --queue)"
         )
+        parser.add_argument(
+            "--model-version", metavar="M.m", default="",
+            help="by this version, for its own gallery, instead of the one in use",
+        )  # fmt: skip
         parser.add_argument("--queue", action="store_true", help="leave it to the workers and print the job")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            job = encoding.encode_job_ensure()
+            named = options["model_version"]
+            version = versions.version_named(named) if named else None
+            job = encoding.encode_job_ensure(version=version)
             if options["queue"]:
                 self.stdout.write(json.dumps({"job": str(job.pk)}) if options["json"] else f"job {job.pk}")
                 return

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 
-from searchapp.services import leftovers, outbox, sweeping
+from searchapp.services import leftovers, outbox, sweeping, versions
 
 RELAY_SECONDS = 0.25
 LEFTOVER_SECONDS = 600.0
@@ -46,9 +46,13 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         next_sweep = next_leftovers = 0.0
+        is_shipped_known = False
         while not stop.wait(RELAY_SECONDS):
             now = time.monotonic()
             try:
+                if not is_shipped_known:
+                    versions.shipped_candidate_ensure()
+                    is_shipped_known = True
                 if now >= next_sweep:
                     next_sweep = now + settings.SWEEP_SECONDS
                     sweeping.sweep_once()

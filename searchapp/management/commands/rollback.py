@@ -1,0 +1,33 @@
+"""`manage.py rollback`: undo the last deployment; the version before it serves again."""
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from searchapp.exceptions import SearchAppError
+from searchapp.models import JobState
+from searchapp.services import deploying
+from searchapp.services.jobs import job_run_here
+
+
+class Command(BaseCommand):
+    requires_system_checks: list[str] = []
+    help = "Go back to the version before the one in use; asked again, to the one before that."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            job = job_run_here(deploying.version_rollback(user=None))
+        except SearchAppError as error:
+            raise CommandError(error.message) from error
+        if job.state != JobState.DONE:
+            raise CommandError(job.error or f"the job is {job.state}")
+        result = job.result or {}
+        told = f"{result['serving']} is in use again, {result['previous']} is not"
+        if result["photos_to_encode"]:
+            told += f"; {result['photos_to_encode']:,} photos that came since are being encoded by it"
+        self.stdout.write(json.dumps(result) if options["json"] else told)

@@ -1,0 +1,109 @@
+"""`manage.py train_base`: a version from the catalogue's own photos, measured beside the one in use."""
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from searchapp.exceptions import InvalidInput, SearchAppError
+from searchapp.models import Job, JobState
+from searchapp.services import base_training
+from searchapp.services.jobs import job_run_here
+
+WRONG_USAGE = 2
+
+
+class Command(BaseCommand):
+    requires_system_checks: list[str] = []
+    help = "Train a base version from the catalogue. Run in the background unless --wait; it ends as a candidate."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--config", type=Path, help="JSON with the recipe values to change")
+        parser.add_argument(
+            "--label-fraction", type=float, default=1.0, help="share of the labels to learn from, up to 1"
+        )
+        parser.add_argument(
+            "--architecture", default="parity", help=f"{' or '.join(base_training.ARCHITECTURES)}"
+        )
+        parser.add_argument(
+            "--from-scratch", action="store_true", help="not from the weights of the version in use"
+        )
+        parser.add_argument("--promote", action="store_true", help="put it in use if its gate passes")
+        parser.add_argument("--wait", action="store_true", help="train here, with a progress bar")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            job = base_training.base_training_start(
+                user=None,
+                config=_config(options["config"]),
+                label_fraction=options["label_fraction"],
+                architecture=options["architecture"],
+                from_scratch=options["from_scratch"],
+                promote=options["promote"],
+            )
+            if not options["wait"]:
+                waiting = {"job": str(job.pk), "state": job.state}
+                self.stdout.write(json.dumps(waiting) if options["json"] else f"job {job.pk} is {job.state}")
+                return
+            result = _done(self._followed(job))
+            if result["promotion_job"]:
+                result["promotion"] = _done(job_run_here(Job.objects.get(pk=result["promotion_job"])))
+        except InvalidInput as error:
+            raise CommandError(error.message, returncode=WRONG_USAGE) from error
+        except SearchAppError as error:
+            raise CommandError(error.message) from error
+        self.stdout.write(json.dumps(result) if options["json"] else _in_words(result))
+
+    def _followed(self, job: Job) -> Job:
+        with tqdm(desc="training", unit="‰", leave=False, file=self.stderr._out) as bar:  # noqa: SLF001
+
+            def show(done: int, total: int, message: str) -> None:
+                bar.total = total
+                bar.set_postfix_str(message, refresh=False)
+                bar.update(done - bar.n)
+
+            return job_run_here(job, show)
+
+
+def _config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"config: {path} cannot be read: {error}", fields={"config": str(error)}
+        ) from error
+    if not isinstance(values, dict):
+        raise InvalidInput(
+            f"config: {path} holds a {type(values).__name__}, allowed: an object",
+            fields={"config": "allowed: an object"},
+        )
+    return values
+
+
+def _done(job: Job) -> dict[str, Any]:
+    if job.state != JobState.DONE:
+        raise CommandError(f"the job is {job.state}: {job.error or job.message or 'no reason given'}")
+    return dict(job.result or {})
+
+
+def _in_words(result: dict[str, Any]) -> str:
+    own, other = result["metrics"], result["against"]
+    seen = f"{result['photos']:,} photos of {result['categories']:,} categories"
+    lines = [
+        f"version {result['version']}: {seen}, {result['encoded']:,} encoded, {result['seconds']:,.0f} s"
+    ]
+    for name, words in (("map", "mean average precision"), ("recall_at_1", "right at first place")):
+        if name in own and name in other["metrics"]:
+            lines.append(f"{words}: {own[name]:.3f}, {other['version']} has {other['metrics'][name]:.3f}")
+    lines += [f"gate {gate['name']}: {gate['verdict'].replace('_', ' ')}" for gate in result["gates"]]
+    serving = result.get("promotion", {}).get("serving")
+    lines.append(
+        f"{serving} is in use" if serving else "it is a candidate; `manage.py promote` puts it in use"
+    )
+    return "\n".join(lines)

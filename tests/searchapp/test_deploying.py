@@ -1,0 +1,388 @@
+"""One pointer says which version answers: moved only when it may be, followed by everybody, taken back exactly."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from ml.artifacts import load_bundle
+from searchapp.exceptions import Conflict, InvalidInput
+from searchapp.models import (
+    AuditEvent,
+    Deployment,
+    Evaluation,
+    GalleryEntry,
+    ItemImage,
+    Job,
+    JobState,
+    ModelVersion,
+)
+from searchapp.services import (
+    catalogue,
+    deploying,
+    encoding,
+    gallery_dump,
+    holding_out,
+    jobs,
+    measuring,
+    pointer_moves,
+    search,
+    serving,
+    versions,
+)
+from tests.conftest import ROOT
+from tests.searchapp.api_cast import error_of, key_client, operator_make
+from tests.searchapp.galleries import item_with_photos
+from tests.searchapp.trainings import small_shop
+
+pytestmark = [pytest.mark.django_db, pytest.mark.database]
+OTHER = ROOT / "ml" / "weights" / "budget"
+PASSED: dict[str, Any] = {
+    "name": "map_loss", "threshold": 0.01, "value": -0.1, "low": -0.2, "high": 0.0, "verdict": "pass",
+}  # fmt: skip
+
+
+def candidate(*, encoded: bool = True) -> ModelVersion:
+    """The shipped budget weights as version 2.0, a lineage of its own, with entries for all photos."""
+    versions.default_version_ensure()
+    versions.bundle_store(OTHER)
+    with transaction.atomic():
+        version = versions.base_version_register(load_bundle(OTHER).manifest)
+    if encoded:
+        encoding.entries_fill(version, heard=lambda _done: None)
+    return version
+
+
+def judged(version: ModelVersion, **gate: Any) -> ModelVersion:
+    """As if it had been measured against the version in use, with this verdict."""
+    comparison = measuring.Comparison(
+        own={"n": 9}, other={"n": 9}, differences={}, gates=[{**PASSED, **gate}]
+    )
+    measuring.comparison_store(version, versions.champion().version, comparison)
+    return version
+
+
+def promoted(version: ModelVersion, **options: Any) -> Job:
+    return jobs.job_run_here(deploying.version_promote(version=version, user=None, **options))
+
+
+def answer(photo: bytes) -> list[Any]:
+    found = search.search_by_image(data=photo)
+    return [found.model_version, [(r.sku, r.score, r.hamming, r.producer) for r in found.results]]
+
+
+@pytest.fixture
+def shop_and_photo(data_dir: Path, data_packs: Path, photos: list[bytes]) -> bytes:
+    """Two classes, eight photos, encoded; and a photo to ask with."""
+    small_shop(data_packs, count=4)
+    return photos[1]
+
+
+def test_a_candidate_changes_no_answer_and_none_of_the_rows_in_use(shop_and_photo: bytes) -> None:
+    before, rows = answer(shop_and_photo), list(gallery_dump.rows())
+
+    candidate()
+
+    assert answer(shop_and_photo) == before
+    assert [row for row in gallery_dump.rows() if row[2] == "1.0"] == rows
+    assert GalleryEntry.objects.filter(producer__major=2).count() == 8
+    serving.forget()
+    assert answer(shop_and_photo) == before
+
+
+def test_promotion_moves_the_pointer_and_every_answer_is_by_the_new_version(shop_and_photo: bytes) -> None:
+    user = operator_make()
+    version = judged(candidate())
+    digest = pointer_moves._Digest().value
+
+    job = jobs.job_run_here(deploying.version_promote(version=version, user=user))
+
+    result = job.result or {}
+    assert job.state == JobState.DONE, job.error
+    assert {name: result[name] for name in ("serving", "previous", "photos_to_encode")} == {
+        "serving": "2.0",
+        "previous": "1.0",
+        "photos_to_encode": 0,
+    }
+    assert result["gallery_digest_before"] == result["gallery_digest_after"] == digest
+    assert result["seconds"] >= 0
+    found = search.search_by_image(data=shop_and_photo)
+    assert found.model_version == "2.0"
+    assert found.entries_by_version == {"2.0": 8}
+    assert {result.producer for result in found.results} == {"2.0"}
+    event = AuditEvent.objects.get(action="version.promote")
+    assert (event.actor, event.subject, event.before["version"]) == (user, "version 2.0", "1.0")
+
+
+def test_rollback_gives_the_old_answers_exactly_and_then_walks_further_back(shop_and_photo: bytes) -> None:
+    before = answer(shop_and_photo)
+    promoted(judged(candidate()))
+    assert answer(shop_and_photo)[0] == "2.0"
+    assert deploying.rollback_target() == ModelVersion.objects.get(major=1)
+
+    job = deploying.version_rollback(user=None)
+
+    result = job.result or {}
+    assert (job.state, result["serving"], result["previous"]) == (JobState.DONE, "1.0", "2.0")
+    assert result["gallery_digest_before"] == result["gallery_digest_after"]
+    assert answer(shop_and_photo) == before
+    assert AuditEvent.objects.filter(action="version.rollback").count() == 1
+    with pytest.raises(Conflict, match="nothing to go back to"):
+        deploying.version_rollback(user=None)
+    assert versions.champion().version.name == "1.0"
+
+
+def test_after_two_promotions_two_steps_lead_back_to_the_first(shop_and_photo: bytes) -> None:
+    second = judged(candidate())
+    promoted(second)
+    promoted(judged(ModelVersion.objects.get(major=1)))
+
+    assert [(deploying.version_rollback(user=None).result or {})["serving"] for _ in range(2)] == [
+        "2.0",
+        "1.0",
+    ]
+
+
+def test_photos_that_came_meanwhile_are_encoded_before_the_pointer_moves(
+    shop_and_photo: bytes, photos: list[bytes]
+) -> None:
+    version = judged(candidate())
+    item_with_photos("late", photos[5:7])
+    gone = ItemImage.objects.filter(item__sku="late").first()
+    assert gone is not None
+    catalogue.image_delete(image=gone)
+
+    promoted(version)
+
+    assert GalleryEntry.objects.filter(producer=version).count() == 9
+    assert "late" in {result.sku for result in search.search_by_image(data=photos[6]).results}
+
+
+def test_photos_added_later_are_encoded_by_the_version_in_use_and_again_after_going_back(
+    shop_and_photo: bytes, photos: list[bytes]
+) -> None:
+    promoted(judged(candidate()))
+    item_with_photos("late", photos[5:6])
+    run_waiting_jobs()
+    late = ItemImage.objects.get(item__sku="late")
+    assert [entry.producer.name for entry in late.entries.all()] == ["2.0"]
+
+    job = deploying.version_rollback(user=None)
+
+    assert (job.result or {})["photos_to_encode"] == 1
+    state = ItemImage.objects.with_state().get(pk=late.pk).state  # type: ignore[attr-defined]
+    assert state == "pending"
+    run_waiting_jobs()
+    assert [entry.producer.name for entry in late.entries.order_by("pk")] == ["2.0", "1.0"]
+    assert search.search_by_image(data=photos[5]).results[0].sku == "late"
+
+
+def run_waiting_jobs() -> None:
+    for job in Job.objects.filter(state=JobState.QUEUED).order_by("created_at"):
+        jobs.job_run_here(job)
+
+
+def test_a_version_with_too_many_photos_missing_is_refused_even_with_a_reason(
+    shop_and_photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploying, "CATCH_UP", 7)
+    version = judged(candidate(encoded=False))
+
+    with pytest.raises(Conflict, match=r"8 of 8 photos have no entry that 2\.0 can search"):
+        deploying.version_promote(version=version, user=None, override_reason="now")
+
+    assert (versions.champion().version.name, Job.objects.filter(kind="promote").count()) == ("1.0", 0)
+    call_command("encode_missing", "--model-version", "2.0", "--json", stdout=StringIO())
+    assert promoted(version).state == JobState.DONE
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ({"verdict": "fail", "value": 0.1, "low": 0.05, "high": 0.2}, "loses at least 0.050 of mean average"),
+        ({"verdict": "cannot_tell", "value": 0.0, "low": -0.1, "high": 0.08}, "may lose up to 0.080"),
+        ({"verdict": "cannot_tell", "value": None, "low": None, "high": None}, "no held-out photo"),
+    ],
+)
+def test_a_gate_that_does_not_pass_blocks_until_somebody_says_why(
+    shop_and_photo: bytes, gate: dict[str, Any], words: str
+) -> None:
+    version = judged(candidate(), **gate)
+
+    with pytest.raises(Conflict, match=words):
+        deploying.version_promote(version=version, user=None, override_reason="  ")
+    assert versions.champion().version.name == "1.0"
+
+    job = promoted(version, override_reason="the old one is banned")
+    assert job.state == JobState.DONE
+    assert AuditEvent.objects.get(action="version.promote").reason == "the old one is banned"
+
+
+def test_a_version_that_was_never_measured_is_measured_first(data_dir: Path, data_packs: Path) -> None:
+    small_shop(data_packs)
+    holding_out.hold_out(list(ItemImage.objects.values_list("item__category__path", flat=True).distinct()))
+    version = candidate()
+
+    job = promoted(version)
+
+    row = Evaluation.objects.get(version=version)
+    assert row.metrics["against"] == "1.0"
+    assert 0 <= row.metrics["map_low"] <= row.metrics["map"] <= row.metrics["map_high"] <= 1
+    passed = row.metrics["gates"][0]["verdict"] == "pass"
+    assert job.state == (JobState.DONE if passed else JobState.FAILED)
+    assert versions.champion().version.name == ("2.0" if passed else "1.0")
+
+
+def test_a_held_out_photo_that_is_an_entry_does_not_find_itself(data_dir: Path, data_packs: Path) -> None:
+    small_shop(data_packs)
+    holding_out.hold_out(list(ItemImage.objects.values_list("item__category__path", flat=True).distinct()))
+    version, query = versions.champion().version, measuring.held_out_queries()[0]
+    assert measuring.version_answers(version, [query])["recall_at_10"][0] == 1.0
+
+    for image in ItemImage.objects.exclude(image_sha256=query.image_sha256).filter(
+        item__category=query.category_id
+    ):
+        catalogue.image_delete(image=image)
+
+    # Its own entry is the only relevant one left, so there is nothing to find.
+    values = measuring.version_answers(version, [query])
+    assert {name: bool(np.isnan(found[0])) for name, found in values.items()} == dict.fromkeys(values, True)
+
+
+def test_the_version_in_use_and_a_share_are_refused(shop_and_photo: bytes) -> None:
+    version = judged(candidate())
+
+    with pytest.raises(Conflict, match=r"1\.0 is in use already"):
+        deploying.version_promote(version=versions.champion().version, user=None, override_reason="again")
+    with pytest.raises(InvalidInput, match="it is 10, allowed: 100"):
+        deploying.version_promote(version=version, user=None, share=10)
+
+    assert Deployment.objects.count() == 1
+
+
+def test_a_damaged_bundle_is_refused(shop_and_photo: bytes, data_dir: Path) -> None:
+    version = judged(candidate())
+    (data_dir / "models" / version.digest / "encoder.onnx").write_bytes(b"nothing")
+
+    with pytest.raises(Conflict, match=r"The files of 2\.0 cannot be used"):
+        deploying.version_promote(version=version, user=None, override_reason="now")
+
+
+def test_a_promotion_killed_after_the_move_tells_what_it_did(
+    shop_and_photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = deploying.version_promote(version=judged(candidate()), user=None)
+
+    def dies(_run: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pointer_moves, "_said", dies)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.job_run_here(job)
+    assert versions.champion().version.name == "2.0"
+
+    job.refresh_from_db()
+    assert (jobs.job_run_here(job).result or {})["serving"] == "2.0"
+    assert Deployment.objects.count() == 2
+
+
+def test_somebody_who_moved_the_pointer_meanwhile_is_not_overruled(shop_and_photo: bytes) -> None:
+    job = deploying.version_promote(version=judged(candidate()), user=None)
+    first = ModelVersion.objects.get(major=1)
+    other = ModelVersion.objects.exclude(pk=first.pk).get()
+    live = versions.champion()
+    Deployment.objects.filter(pk=live.pk).update(ended_at=live.created_at)
+    Deployment.objects.create(version=other, view=other.views.get(), previous=live)
+
+    done = jobs.job_run_here(job)
+
+    assert done.state == JobState.FAILED
+    assert "2.0 is in use already" in done.error
+
+
+def test_the_commands_print_the_contracts_json(shop_and_photo: bytes) -> None:
+    judged(candidate())
+    names = {"serving", "previous", "seconds", "gallery_digest_before", "gallery_digest_after"}
+
+    forth, back = StringIO(), StringIO()
+    call_command("promote", "2.0", "--json", stdout=forth)
+    call_command("rollback", "--json", stdout=back)
+
+    assert names <= set(json.loads(forth.getvalue()))
+    assert names <= set(json.loads(back.getvalue()))
+    assert [json.loads(one.getvalue())["serving"] for one in (forth, back)] == ["2.0", "1.0"]
+    with pytest.raises(CommandError, match="nothing to go back to") as failed:
+        call_command("rollback")
+    assert failed.value.returncode == 1
+    with pytest.raises(CommandError, match="allowed: 100") as wrong:
+        call_command("promote", "2.0", "--share", "10")
+    assert wrong.value.returncode == 2
+
+
+def test_operators_promote_and_go_back_over_http(shop_and_photo: bytes) -> None:
+    client = key_client(operator_make())
+    judged(candidate(), verdict="fail", low=0.05)
+    address = "/api/v1/model-versions/2.0/promote"
+
+    assert error_of(post(client, address, {}), 409)["code"] == "conflict"
+    assert error_of(post(client, "/api/v1/model-versions/9.0/promote", {}), 404)["code"] == "not_found"
+    assert error_of(post(client, address, {"reason": "x"}), 400)["fields"].keys() == {"reason"}
+    assert error_of(post(client, address, {"share": 5}), 400)["fields"].keys() == {"share"}
+    accepted = post(client, address, {"override": "we know"})
+    assert (accepted.status_code, accepted.json()["kind"]) == (202, "promote")
+    jobs.job_run_here(Job.objects.get(pk=accepted.json()["id"]))
+    back = client.post("/api/v1/rollback")
+    assert back.status_code == 202
+    assert back.json()["result"]["serving"] == "1.0"
+    assert error_of(client.post("/api/v1/rollback"), 409)["code"] == "conflict"
+
+
+def post(client: Client, address: str, body: dict[str, Any]) -> Any:
+    return client.post(address, json.dumps(body), content_type="application/json")
+
+
+# --- an update that brings other weights
+
+
+def test_weights_of_an_update_become_a_candidate_and_never_what_serves(
+    shop_and_photo: bytes, settings: Settings
+) -> None:
+    before = answer(shop_and_photo)
+    assert versions.shipped_candidate_ensure() is None
+    settings.DEFAULT_BUNDLE = OTHER
+
+    made = versions.shipped_candidate_ensure()
+
+    assert made is not None
+    assert (made.name, made.parent, made.digest) == ("2.0", None, load_bundle(OTHER).digest)
+    assert made.lineage != versions.champion().version.lineage
+    assert versions.shipped_candidate_ensure() is None
+    assert versions.default_version_ensure().name == "1.0"
+    assert (ModelVersion.objects.count(), Deployment.objects.count()) == (2, 1)
+    assert answer(shop_and_photo) == before
+
+
+def test_a_new_installation_gets_the_shipped_weights_as_its_first_version_only(
+    data_dir: Path, settings: Settings
+) -> None:
+    settings.DEFAULT_BUNDLE = OTHER
+
+    assert versions.shipped_candidate_ensure() is None
+    assert versions.default_version_ensure().name == "1.0"
+    assert versions.shipped_candidate_ensure() is None
+
+
+def test_damaged_weights_of_an_update_stop_nothing(
+    shop_and_photo: bytes, settings: Settings, tmp_path: Path
+) -> None:
+    settings.DEFAULT_BUNDLE = tmp_path / "nowhere"
+
+    assert versions.shipped_candidate_ensure() is None
