@@ -11,4 +11,7 @@ and the target; the harness draws the intervals, judges, and writes `FILE.json` 
 `make experiments`. A changed code is not a changed identity: name a new ledger folder then.
 """
 
-EXPERIMENTS = {"compact": "ml.experiments.compact:EXPERIMENT"}  # the command's name -> module:object
+EXPERIMENTS = {  # the command's name -> module:object
+    "compact": "ml.experiments.compact:EXPERIMENT",
+    "twin-bottleneck": "ml.experiments.twin_bottleneck:EXPERIMENT",
+}

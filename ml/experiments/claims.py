@@ -41,6 +41,7 @@ class Question:
     target: what must be true of value, low and high: `low > 0`, `value >= 0.01, low > 0`.
     family: cells of one family share the 5 % of error (Holm); empty: the cell stands alone.
     headroom: (better, worse): unless better - worse >= 0.03 with its low above 0 the cell is untestable.
+    needs: whether the id holds when every cell of it holds, or when one does.
     min_seeds: with fewer seeds than the claim was registered with the cell is untestable.
     note: the reason believed, for whoever reads the table.
     """
@@ -55,6 +56,7 @@ class Question:
     target: str
     family: str = ""
     headroom: tuple[Side, Side] | None = None
+    needs: Literal["every", "one"] = "every"
     min_seeds: int = 1
     note: str = ""
 
@@ -92,7 +94,7 @@ class Claim:
             "counted": counted
             | {"b": question.b._asdict() if question.b else None, "family": question.family}
             | {"headroom": [side._asdict() for side in question.headroom] if question.headroom else None}
-            | {"min_seeds": question.min_seeds},
+            | {"min_seeds": question.min_seeds, "needs": question.needs},
             "note": question.note,
         }
 
@@ -114,6 +116,7 @@ def question_of(claim: dict[str, Any]) -> Question:
         b=Side(**counted["b"]) if counted["b"] else None,
         headroom=(Side(**headroom[0]), Side(**headroom[1])) if headroom else None,
         min_seeds=counted["min_seeds"],
+        needs=counted.get("needs", "every"),  # older files do not say
     )
 
 

@@ -99,16 +99,16 @@ def _tables(records: Sequence[RunRecord]) -> dict[str, QueryTable]:
     return {setting: QueryTable(items[setting], columns[setting]) for setting in columns}
 
 
-def write_queries(evidence: Evidence, path: Path, metrics: set[tuple[str, str]] | None = None) -> None:
+def write_queries(evidence: Evidence, path: Path, series: set[tuple[str, str, str]] | None = None) -> None:
     """The per-query file: gzipped CSV, one line per setting and query, one column `<name>/<seed>/<metric>`
-    per series, blank where it has no value. `metrics` keeps only these (setting, metric). The same evidence
-    gives the same bytes.
+    per series, blank where it has no value. `series` keeps only these (setting, name, metric). The same
+    evidence gives the same bytes.
     """
     kept = {
         setting: {
             column: values
             for column, values in table.columns.items()
-            if metrics is None or (setting, column.metric) in metrics
+            if series is None or (setting, column.name, column.metric) in series
         }
         for setting, table in evidence.tables.items()
     }
@@ -121,8 +121,8 @@ def write_queries(evidence: Evidence, path: Path, metrics: set[tuple[str, str]] 
             continue
         items = evidence.tables[setting].items
         blank = [""] * len(items)
-        series = [_as_text(columns[column]) if column in columns else blank for column in heads]
-        for query, cells in enumerate(zip(*series)):
+        texts = [_as_text(columns[column]) if column in columns else blank for column in heads]
+        for query, cells in enumerate(zip(*texts)):
             writer.writerow([setting, query, items[query], *cells])
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) as stream:
         stream.write(text.getvalue().encode())

@@ -25,14 +25,14 @@ def queries_path(result: Path) -> Path:
 def write_result(path: Path, result: Mapping[str, Any], evidence: Evidence) -> None:
     """Both files, each under a temporary name first and then renamed, the result last.
 
-    The per-query file holds the metrics that claims were counted from; without claims (a smoke run) all.
+    The per-query file holds the series that claims were counted from; without claims (a smoke run) all.
     """
     claims = result["claims"]
-    metrics = {metric for claim in claims for metric in _metrics(claim)} if claims else None
+    series = {one for claim in claims for one in _series(claim)} if claims else None
     path.parent.mkdir(parents=True, exist_ok=True)
     queries = queries_path(path)
     temporary = queries.with_name(queries.name + ".tmp")
-    write_queries(evidence, temporary, metrics)
+    write_queries(evidence, temporary, series)
     temporary.replace(queries)
     temporary = path.with_name(path.name + ".tmp")
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
@@ -130,10 +130,11 @@ def _is_same(stated: Any, again: Any) -> bool:
     return bool(stated == again)
 
 
-def _metrics(claim: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _series(claim: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Setting, name and metric of all that a claim was counted from."""
     counted = claim["counted"]
     sides = [counted["a"], counted["b"], *(counted["headroom"] or [])]
-    return [(counted["setting"], side["metric"]) for side in sides if side]
+    return [(counted["setting"], side["name"], side["metric"]) for side in sides if side]
 
 
 def _arms(planned: Sequence[PlannedRun]) -> list[dict[str, Any]]:

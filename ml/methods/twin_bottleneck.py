@@ -25,6 +25,7 @@ from ml.data.sampling import Batch
 from ml.losses.adversarial import critic_loss, imitation_loss
 from ml.losses.classification import cosine_cross_entropy
 from ml.losses.codes import bernoulli_divergence, decorrelation_loss, probability_balance_loss
+from ml.losses.contrastive import supervised_contrastive_loss
 from ml.losses.multi_label import label_weights, weighted_binary_cross_entropy
 from ml.losses.multi_similarity import multi_similarity_loss
 from ml.models.bottleneck import (
@@ -42,7 +43,8 @@ from ml.training.loop import StepOutput
 
 _NOT_NEGATIVE = (
     "reconstruction_weight", "adversarial_weight", "class_weight", "balance_weight", "decorrelation_weight",
-    "divergence_weight", "relation_weight", "ce_weight", "ms_weight", "ms_from_epoch", "adjacency_nearest",
+    "divergence_weight", "contrast_weight", "relation_weight", "ce_weight", "ms_weight", "ms_from_epoch",
+    "adjacency_nearest",
 )  # fmt: skip
 
 
@@ -51,17 +53,19 @@ class Bottlenecks:
     """What is asked of the two bottlenecks. The defaults are what `train_base` uses; see `published()`."""
 
     # Binary bottleneck
-    random_share: float = 0.0  # of the batches whose thresholds are drawn instead of 0.5, [0, 1]
+    random_share: float = 1.0  # of the batches whose thresholds are drawn instead of 0.5, [0, 1]
     class_weight: float = 1.0  # eta, of the class head on the bits
     class_head: str = "bits"  # where it sits: "bits", "embedding" or "both"
     late_class_share: float = 1.0  # of class_weight in the last third of training; 0.5 against wrong labels
-    balance_weight: float = 0.1  # each bit splits the batch (deterministic, instead of a critic)
-    decorrelation_weight: float = 0.1  # bits say different things
-    divergence_weight: float = 0.0  # of JMLH: keeps probabilities near 0.5
+    balance_weight: float = 0.0  # each bit splits the batch (deterministic, instead of a critic)
+    decorrelation_weight: float = 0.0  # bits say different things
+    divergence_weight: float = 0.2  # of JMLH: keeps probabilities near 0.5
+    contrast_weight: float = 1.0  # ours: supervised contrastive loss on the bits
+    contrast_temperature: float = 0.2  # of code similarity in [-1, 1], > 0
     relation_weight: float = 0.0  # ours: the codes' similarities follow those of the embeddings
     # Reconstruction of the trunk's feature
     reconstruct: Literal["graph", "bits", "none"] = "bits"
-    reconstruction_weight: float = 1.0
+    reconstruction_weight: float = 0.3
     decoder_hidden: int = 512
     adjacency_exponent: float = 1.4  # > 0; 1.4 is the released code's
     adjacency_nearest: int = 0  # edges kept per item; 0 = all
@@ -95,6 +99,8 @@ class Bottlenecks:
                 f"scale is {self.scale} and adjacency_exponent {self.adjacency_exponent} (both > 0), "
                 f"label_smoothing {self.label_smoothing} (0 to below 1)"
             )
+        if self.contrast_temperature <= 0:
+            raise ValueError(f"contrast_temperature is {self.contrast_temperature}, it must be above 0")
         if min(self.decoder_hidden, self.critic_hidden) < 1:
             raise ValueError("decoder_hidden and critic_hidden must be at least 1")
 
@@ -110,8 +116,8 @@ def published(**changes: object) -> Bottlenecks:
     Without labels (`class_weight=0`) it is TBH.
     """
     settings: dict[str, object] = {
-        "reconstruct": "graph", "adversarial_weight": 0.1, "balance_weight": 0.0, "decorrelation_weight": 0.0,
-        "ce_weight": 0.0, "ms_weight": 0.0,
+        "reconstruct": "graph", "reconstruction_weight": 1.0, "adversarial_weight": 0.1, "contrast_weight": 0.0,
+        "ce_weight": 0.0, "ms_weight": 0.0, "random_share": 0.0, "divergence_weight": 0.0,
     }  # fmt: skip
     return Bottlenecks(**settings | changes)  # type: ignore[arg-type]
 
@@ -119,8 +125,8 @@ def published(**changes: object) -> Bottlenecks:
 def class_head_alone(**changes: object) -> Bottlenecks:
     """JMLH: a class head on stochastic bits and the divergence; no graph, no decoder, no critics."""
     settings: dict[str, object] = {
-        "reconstruct": "none", "balance_weight": 0.0, "decorrelation_weight": 0.0, "divergence_weight": 0.2,
-        "random_share": 1.0, "ce_weight": 0.0, "ms_weight": 0.0,
+        "reconstruct": "none", "divergence_weight": 0.2, "random_share": 1.0, "contrast_weight": 0.0,
+        "ce_weight": 0.0, "ms_weight": 0.0,
     }  # fmt: skip
     return Bottlenecks(**settings | changes)  # type: ignore[arg-type]
 
@@ -275,6 +281,11 @@ class TwinBottleneckTrainer:
         if eta and settings.class_head != "bits":
             terms["embedding_class"] = eta * self._class_loss(
                 self.parts.embedding_classes(embeddings * settings.scale), labels
+            )
+        if settings.contrast_weight:
+            signs = (2 * bits - 1) / bits.shape[1] ** 0.5
+            terms["contrast"] = settings.contrast_weight * supervised_contrastive_loss(
+                signs, labels, temperature=settings.contrast_temperature
             )
         if settings.ce_weight:
             terms["ce"] = settings.ce_weight * cosine_cross_entropy(

@@ -12,6 +12,7 @@ from ml.data.sampling import Batch
 from ml.evaluation.retrieval import retrieval_values, signs_of
 from ml.losses.adversarial import critic_loss, imitation_loss
 from ml.losses.codes import bernoulli_divergence, decorrelation_loss, probability_balance_loss
+from ml.losses.contrastive import supervised_contrastive_loss
 from ml.losses.multi_label import label_weights, weighted_binary_cross_entropy
 from ml.methods.twin_bottleneck import (
     Bottlenecks,
@@ -221,7 +222,7 @@ def test_images_without_label_add_nothing_to_what_labels_teach(settings: Bottlen
     taught, _ = trainer_of(settings).losses(features, hidden)
     alone, _ = trainer_of(settings).losses(features[:20], labels[:20])
     everything, _ = trainer_of(settings).losses(features, labels)
-    by_labels = {"code_class", "ce", "ms"} & set(taught)
+    by_labels = {"code_class", "contrast", "ce", "ms"} & set(taught)
     assert by_labels
     assert all(
         float(taught[name].detach()) == pytest.approx(float(alone[name].detach()), rel=1e-5)
@@ -312,13 +313,26 @@ def test_deterministic_terms_are_zero_where_their_wish_is_granted() -> None:
 def test_codes_follow_the_embeddings_and_not_the_other_way_round() -> None:
     bits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]], requires_grad=True)
     embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
-    assert float(relation_loss(bits, embeddings)) == 0
+    assert float(relation_loss(bits, embeddings).detach()) == 0
     crossed = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], requires_grad=True)
     loss = relation_loss(bits, crossed)
-    assert float(loss) == pytest.approx((1 + 1 + 0) / 3)  # two pairs of three are one off
+    assert float(loss.detach()) == pytest.approx((1 + 1 + 0) / 3)  # two pairs of three are one off
     loss.backward()  # type: ignore[no-untyped-call]
     assert bits.grad is not None
     assert crossed.grad is None
+
+
+def test_contrast_pulls_a_class_together_and_counts_no_image_as_its_own_pair() -> None:
+    apart = torch.eye(4)
+    labels = torch.tensor([0, 0, 1, 2])
+    loss = supervised_contrastive_loss(apart, labels, temperature=0.5)
+    assert float(loss) == pytest.approx(np.log(3))  # two anchors with one pair each, three alike candidates
+    together = apart.clone()
+    together[1] = together[0]
+    assert float(supervised_contrastive_loss(together, labels, temperature=0.5)) == pytest.approx(
+        np.log(np.exp(2) + 2) - 2, rel=1e-5
+    )
+    assert float(supervised_contrastive_loss(apart, torch.arange(4))) == 0
 
 
 def test_rare_labels_weigh_more_up_to_a_ceiling() -> None:
@@ -346,7 +360,7 @@ def test_a_step_takes_every_image_to_be_without_label() -> None:
     features, labels = features_of_classes(40)
     trainer = trainer_of(Bottlenecks())
     logs = trainer.training_step(Batch(images=features, labels=torch.full_like(labels, -1))).logs
-    assert set(logs) == {"balance", "decorrelation", "reconstruction"}
+    assert set(logs) == {"divergence", "reconstruction"}
 
 
 def test_wrong_settings_are_named() -> None:

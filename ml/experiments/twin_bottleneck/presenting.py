@@ -1,0 +1,112 @@
+"""How the experiment is shown on docs/results.md: prose, tables, plots."""
+
+from typing import Any
+
+import numpy as np
+
+from ml.experiments.evidence import Evidence
+from ml.experiments.twin_bottleneck.arms import LENGTHS, PRODUCT_LENGTH
+from ml.experiments.twin_bottleneck.costs import SHARES
+
+ABOUT = (
+    "Tier A: heads on cached features of one frozen trunk per data set and label condition (the compact trunk at 64 "
+    "pixels, trained on the same labels as the heads), so seeds vary the heads and not the trunk. The gallery holds "
+    "training images of base classes and images of classes that neither trunk nor heads ever saw; `seen` and `unseen` "
+    "are the queries of either kind among all entries, `seen seen` and `unseen unseen` among their own. mAP@1000 by "
+    "Hamming distance, tie-aware, divided by min(R, 1000). `satbh` is the published form as far as it is known, "
+    "`tbh` the same without labels, `jmlh` a class head on stochastic bits and nothing else, `shipped` what "
+    "`train_base` trains. Tier B (`end to end`): trunk and heads together; there every arm has the metric loss on the "
+    "embedding."
+)
+COLUMNS = [
+    "map_at_1000_all", "map_at_1000_seen", "map_at_1000_unseen", "map_at_1000_seen_seen", "map_at_1000_unseen_unseen",
+    "macro_map_at_1000_all", "recall_at_1_all", "embedding_map_at_1000_seen", "embedding_map_at_1000_unseen",
+    "choosing_map_at_1000_all", "distinct_codes_seen", "bit_entropy_seen", "fit_seconds",
+]  # fmt: skip
+CHOICES: list[dict[str, str]] = []
+CONCLUSIONS: list[dict[str, str]] = []
+PLOTTED = ("shipped", "satbh", "jmlh", "tbh", "itq", "lsh")
+
+
+def present(evidence: Evidence) -> dict[str, Any]:
+    """Further keys of the result file."""
+    names = {str(row["setting"]).split("/", 1)[0] for row in evidence.rows}
+    main = "union" if "union" in names else min(names)
+    tables = [
+        {"title": "Which parts earn their place", "rows": CONCLUSIONS},
+        {"title": "How settings were chosen", "rows": CHOICES},
+    ]
+    plots = [_over_lengths(evidence, main), _over_labels(evidence, main), _pools(evidence)]
+    return {
+        "title": "Supervised twin-bottleneck hashing (C3, C3b, C4, C5)",
+        "about": ABOUT,
+        "tables": [table for table in tables if table["rows"]],
+        "columns": COLUMNS,
+        "plots": [plot for plot in plots if plot["series"]],
+    }
+
+
+def _mean(evidence: Evidence, setting: str, name: str, metric: str) -> float | None:
+    found = list(evidence.values(setting=setting, name=name, metric=metric).values())
+    return float(np.mean(found)) if found else None
+
+
+def _series(name: str, points: list[tuple[Any, float | None]]) -> list[dict[str, Any]]:
+    """One series of the points that were measured; none when none was."""
+    known = [(x, y) for x, y in points if y is not None]
+    return [{"name": name, "x": [x for x, _ in known], "y": [y for _, y in known]}] if known else []
+
+
+def _over_lengths(evidence: Evidence, place: str) -> dict[str, Any]:
+    series = []
+    for name in PLOTTED:
+        for kind in ("seen", "unseen"):
+            series += _series(
+                f"{name}, {kind}",
+                [
+                    (bits, _mean(evidence, f"{place}/{bits} bits", name, f"map_at_1000_{kind}"))
+                    for bits in LENGTHS
+                ],
+            )
+    return {
+        "file": "twin_bottleneck_bits.png", "title": f"mAP@1000 over code length ({place})", "kind": "line",
+        "x_label": "bits", "x_scale": "log", "y_label": "mAP@1000", "series": series,
+    }  # fmt: skip
+
+
+def _over_labels(evidence: Evidence, place: str) -> dict[str, Any]:
+    """Shares of labels to the left of 100 %, shares of wrong ones to the right of it."""
+    base = f"{place}/{PRODUCT_LENGTH} bits"
+    conditions = [("1 %", f"{base}/1% of labels"), ("10 %", f"{base}/10% of labels"), ("all", base)]
+    conditions += [(f"{share} % wrong", f"{base}/{share}% wrong labels") for share in (10, 20, 40)]
+    series = []
+    for name in ("shipped", "satbh", "jmlh"):
+        for kind in ("seen", "unseen"):
+            metric = f"map_at_1000_{kind}"
+            points = [(title, _mean(evidence, setting, name, metric)) for title, setting in conditions]
+            series += _series(f"{name}, {kind}", points)
+    return {
+        "file": "twin_bottleneck_labels.png", "title": f"mAP@1000 over labels known and labels wrong ({place})",
+        "kind": "line", "x_label": "labels", "y_label": "mAP@1000", "series": series,
+    }  # fmt: skip
+
+
+def _pools(evidence: Evidence) -> dict[str, Any]:
+    """mAP@100 against the bytes a query reads, each data set's shipped arm; the float scan at share 1."""
+    series = []
+    for setting in dict.fromkeys(str(row["setting"]) for row in evidence.rows):
+        if not setting.endswith(f"/{PRODUCT_LENGTH} bits"):
+            continue
+        for kind in ("seen", "unseen"):
+            points: list[tuple[Any, float | None]] = [
+                (1 / share, _mean(evidence, setting, "shipped", f"two_stage_{share}_{kind}"))
+                for share in reversed(SHARES)
+            ]
+            points.append((1.0, _mean(evidence, setting, "shipped", f"float_scan_{kind}")))
+            series += _series(f"{setting.split('/')[0]}, {kind}", points)
+    return {
+        "file": "twin_bottleneck_pools.png",
+        "title": "Two stages: mAP@100 against bytes read (last point: full float scan)",
+        "kind": "line", "x_label": "bytes read per query, share of a float32 scan", "x_scale": "log",
+        "y_label": "mAP@100", "series": series,
+    }  # fmt: skip
