@@ -7,11 +7,12 @@ from uuid import UUID
 from django.db.models import Count
 
 from searchapp.models import Deployment, Evaluation, GalleryEntry, ItemImage, Job, ModelVersion
-from searchapp.services.training_plan import TRAINING_KIND
+from searchapp.services.base_training import KIND
+from searchapp.services.deploying import PROMOTE, ROLLBACK
+from searchapp.services.measuring import photos_without_entry
 
 LISTED_TRAININGS = 20
 LISTED_MOVES = 10
-MOVE_KINDS = ("promote", "rollback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def model_overview() -> ModelOverview:
 
 def trainings() -> Sequence[Job]:
     """The latest trainings of base versions, newest first."""
-    rows = Job.objects.filter(kind=TRAINING_KIND).select_related("created_by")
+    rows = Job.objects.filter(kind=KIND).select_related("created_by")
     return list(rows.order_by("-created_at")[:LISTED_TRAININGS])
 
 
@@ -85,13 +86,20 @@ def _comparable(version: ModelVersion, versions: Sequence[ModelVersion]) -> tupl
     )
 
 
+def photos_out_of_reach(version: ModelVersion) -> int:
+    """Readable photos that `version` cannot find, because nothing it can be compared with encoded them."""
+    return photos_without_entry(version)
+
+
 def training_named(job_id: UUID) -> Job | None:
     """A training of a base version by its job's id; None for any other job, or none."""
-    return Job.objects.filter(kind=TRAINING_KIND, pk=job_id).select_related("created_by").first()
+    return Job.objects.filter(kind=KIND, pk=job_id).select_related("created_by").first()
 
 
 def moves() -> Sequence[Job]:
     """Promotions and roll-backs that still run, and the latest one."""
-    rows = Job.objects.filter(kind__in=MOVE_KINDS).select_related("created_by").order_by("-created_at")
+    rows = (
+        Job.objects.filter(kind__in=(PROMOTE, ROLLBACK)).select_related("created_by").order_by("-created_at")
+    )
     latest = list(rows[:LISTED_MOVES])
     return [job for number, job in enumerate(latest) if number == 0 or not job.is_finished]

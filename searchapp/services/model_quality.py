@@ -1,65 +1,131 @@
-"""The measured quality of a version beside that of the version in use, from their evaluation rows."""
+"""The measured quality of a version beside that of the version in use, read from their evaluation rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from searchapp.models import Evaluation
+from searchapp.services.measuring import STORED
 
 METRICS = ("recall_at_1", "recall_at_10", "map", "mrr")
-OWN_GALLERY = "stored"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean over held-out queries and its 95 % interval."""
+    """A mean over held-out queries, or a difference of two, with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
+    def turned(self) -> "Measured":
+        return Measured(-self.value, -self.high, -self.low)
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """One metric of a version; `in_use` is that of the version it would replace, on the same queries."""
+    """One metric. `change` is this version minus the one in use, on the same queries."""
 
     metric: str
     own: Measured
-    in_use: Measured | None
-    verdict: str  # better | worse | cannot_tell; empty without anything to compare with
-    queries: int
+    other: Measured | None
+    change: Measured | None
+
+    @property
+    def verdict(self) -> str:
+        """better | worse | cannot_tell; empty when the two were not measured beside each other."""
+        if self.change is None:
+            return ""
+        if self.change.low > 0:
+            return "better"
+        return "worse" if self.change.high < 0 else "cannot_tell"
 
 
-def qualities_of(own: Sequence[Evaluation], in_use: Sequence[Evaluation]) -> tuple[Quality, ...]:
-    """The latest measurement of each metric; empty when none was made."""
-    mine, theirs = _latest(own), _latest(in_use)
-    found = []
-    for metric in METRICS:
-        measured = _measured(mine, metric)
-        if measured is not None:
-            other = _measured(theirs, metric) if in_use is not own else None
-            found.append(Quality(metric, measured, other, _verdict(measured, other), int(mine.get("n", 0))))
-    return tuple(found)
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a version must not be worse in. `loss` is positive when it is the worse one; None: not measurable."""
+
+    name: str
+    threshold: float
+    loss: Measured | None
+    verdict: str  # pass | fail | cannot_tell
 
 
-def _latest(evaluations: Sequence[Evaluation]) -> Mapping[str, Any]:
-    rows = [row for row in evaluations if row.gallery_state == OWN_GALLERY]
-    newest = max(rows, key=lambda row: row.created_at, default=None)
-    return newest.metrics if newest else {}
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Everything measured of one version; without a comparison `gates` is empty and no quality has a change."""
+
+    qualities: tuple[Quality, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    queries: int = 0
+
+    @property
+    def is_compared(self) -> bool:
+        return any(quality.change is not None for quality in self.qualities)
+
+
+def judgement_of(
+    name: str, own: Sequence[Evaluation], other_name: str = "", other: Sequence[Evaluation] = ()
+) -> Judgement:
+    """The latest measurement of version `name`, beside that of `other_name` if they were measured together.
+
+    Whichever of the two was the candidate then, changes are told from `name`'s side; gates are those that
+    `name` had to pass as a candidate.
+    """
+    candidate, champion = _latest(own, against=other_name), _latest(other, against=name)
+    if candidate is not None:
+        mine, theirs = candidate.metrics, _before(other, candidate)
+        changes, gates = _changes(mine), mine.get("gates", [])
+    elif champion is not None:
+        mine, theirs = _before(own, champion), champion.metrics
+        changes, gates = {metric: change.turned() for metric, change in _changes(theirs).items()}, []
+    else:
+        newest = _latest(own)
+        mine, theirs, changes, gates = newest.metrics if newest else {}, {}, {}, []
+    measured = [(metric, _measured(mine, metric)) for metric in METRICS]
+    return Judgement(
+        qualities=tuple(
+            Quality(metric, value, _measured(theirs, metric), changes.get(metric))
+            for metric, value in measured
+            if value is not None
+        ),
+        gates=tuple(_gate(row) for row in gates),
+        queries=int(mine.get("n", 0)),
+    )
+
+
+def _latest(evaluations: Sequence[Evaluation], against: str | None = None) -> Evaluation | None:
+    rows = [row for row in evaluations if row.gallery_state == STORED]
+    if against is not None:
+        rows = [row for row in rows if row.metrics.get("against") == against]
+    return max(rows, key=lambda row: row.pk, default=None)
+
+
+def _before(evaluations: Sequence[Evaluation], candidate: Evaluation) -> Mapping[str, Any]:
+    """What was stored of the other version in the same comparison: its row is written just before."""
+    earlier = [row for row in evaluations if row.pk < candidate.pk]
+    partner = _latest(earlier)
+    return partner.metrics if partner else {}
 
 
 def _measured(metrics: Mapping[str, Any], name: str) -> Measured | None:
-    numbers = [metrics.get(f"{name}{end}") for end in ("", "_low", "_high")]
-    if not all(isinstance(number, int | float) for number in numbers):
-        return None
-    value, low, high = (float(number) for number in numbers if number is not None)
-    return Measured(value, low, high)
+    return _triple(*(metrics.get(f"{name}{end}") for end in ("", "_low", "_high")))
 
 
-def _verdict(own: Measured, other: Measured | None) -> str:
-    """Two separate intervals say which is better; overlapping ones do not."""
-    if other is None:
-        return ""
-    if own.low > other.high:
-        return "better"
-    return "worse" if own.high < other.low else "cannot_tell"
+def _changes(metrics: Mapping[str, Any]) -> dict[str, Measured]:
+    found = {
+        name: _triple(row.get("value"), row.get("low"), row.get("high"))
+        for name, row in metrics.get("differences", {}).items()
+    }
+    return {name: change for name, change in found.items() if change is not None}
+
+
+def _gate(row: Mapping[str, Any]) -> Gate:
+    loss = _triple(row.get("value"), row.get("low"), row.get("high"))
+    return Gate(str(row["name"]), float(row["threshold"]), loss, str(row["verdict"]))
+
+
+def _triple(value: object, low: object, high: object) -> Measured | None:
+    if isinstance(value, int | float) and isinstance(low, int | float) and isinstance(high, int | float):
+        return Measured(float(value), float(low), float(high))
+    return None

@@ -1,15 +1,19 @@
-"""What a training from this catalogue would see: photos, categories, what is kept out, and how long it may take."""
+"""What a training from this catalogue would learn from, counted without changing anything, and how long it may take.
+
+The photos are those of services.training_photos, which also chooses the evaluation queries that are still missing.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Q, QuerySet
 
-from searchapp.models import EvaluationQuery, ItemImage, Job, JobState
+from searchapp.models import Category, EvaluationQuery, ItemImage, Job, JobState
+from searchapp.services.base_training import KIND, LEAST_CATEGORIES
+from searchapp.services.catalogue import ONE_IN_EIGHT
+from searchapp.services.training_photos import LEAST_PHOTOS
 
-TRAINING_KIND = "train_base"
-LEAST_PHOTOS = 2  # a single photo has no second one of its category to be told to resemble
-LEAST_CATEGORIES = 2
+_ONE_IN_EIGHT = Q(image_sha256__endswith="0") | Q(image_sha256__endswith="8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,10 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    photos: int  # of categories that can be learned; neither held out nor unreadable
+    photos: int  # of categories that can be learned; each content once, and none that is held out
     categories: int
     held_out: int  # evaluation queries: never trained on
+    left_out: int  # would be evaluation queries if their category were larger
     unreadable: int
     too_few: tuple[str, ...]  # paths of the categories with fewer than LEAST_PHOTOS photos to train on
     pace: Pace | None
@@ -42,22 +47,36 @@ class TrainingPlan:
 def training_plan() -> TrainingPlan:
     """Counts as of now: what changes between this and the start of the training changes them."""
     held_out = EvaluationQuery.objects.values("image_sha256")
-    present = ItemImage.objects.values_list("item__category__path").order_by()
-    usable = present.filter(failure="").exclude(image_sha256__in=held_out)
-    sizes: dict[str, int] = dict(usable.annotate(count=Count("pk")))
+    usable = ItemImage.objects.filter(failure="").exclude(image_sha256__in=held_out)
+    left_out = _left_out()
+    sizes = _sizes(usable.exclude(left_out))
     learned = [size for size in sizes.values() if size >= LEAST_PHOTOS]
+    present = ItemImage.objects.values_list("item__category__path", flat=True).order_by().distinct()
     return TrainingPlan(
         photos=sum(learned),
         categories=len(learned),
         held_out=EvaluationQuery.objects.count(),
+        left_out=usable.filter(left_out).count(),
         unreadable=ItemImage.objects.exclude(failure="").count(),
-        too_few=tuple(path for (path,) in sorted(present.distinct()) if sizes.get(path, 0) < LEAST_PHOTOS),
+        too_few=tuple(path for path in sorted(present) if sizes.get(path, 0) < LEAST_PHOTOS),
         pace=_last_pace(),
     )
 
 
+def _left_out() -> Q:
+    """One photo in eight by its content, where the category's source named no evaluation queries."""
+    named = EvaluationQuery.objects.exclude(split=ONE_IN_EIGHT).values("category")
+    return _ONE_IN_EIGHT & Q(item__category__in=Category.objects.exclude(pk__in=named))
+
+
+def _sizes(photos: QuerySet[ItemImage]) -> dict[str, int]:
+    """How many of them, equal ones once, are in each category, by its path."""
+    counted = photos.values_list("item__category__path").order_by()
+    return dict(counted.annotate(count=Count("image_sha256", distinct=True)))
+
+
 def _last_pace() -> Pace | None:
-    done = Job.objects.filter(kind=TRAINING_KIND, state=JobState.DONE).order_by("-finished_at").first()
+    done = Job.objects.filter(kind=KIND, state=JobState.DONE).order_by("-finished_at").first()
     result: dict[str, Any] = (done.result if done else None) or {}
     if not result.get("seconds") or not result.get("photos"):
         return None

@@ -7,7 +7,7 @@ from django.template.defaultfilters import filesizeformat
 
 from searchapp.models import Deployment, ModelVersion
 from searchapp.services.model_overview import ModelOverview, VersionFacts
-from searchapp.services.model_quality import Measured, Quality, qualities_of
+from searchapp.services.model_quality import Gate, Judgement, Quality, judgement_of
 
 METHOD_WORDS = {
     "compact": "compact metric model",
@@ -25,17 +25,33 @@ VERDICTS = {
     "worse": ("Worse", "fall"),
     "cannot_tell": ("Cannot tell", "level"),
 }
+GATE_WORDS = {"map_loss": "Mean average precision"}
+GATE_VERDICTS = {
+    "pass": ("Passes", "check"),
+    "fail": ("Fails", "warn"),
+    "cannot_tell": ("Cannot tell", "level"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class QualityRow:
-    """One measured number beside that of the version in use."""
+    """One measured number beside that of the version in use; all in percent, changes in points."""
 
     metric: str
     value: str
     interval: str
-    in_use: str
-    in_use_interval: str
+    other: str
+    change: str
+    change_interval: str
+    verdict: str
+    verdict_word: str
+    sign: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateRow:
+    words: str  # what is allowed, and what was measured
+    interval: str
     verdict: str
     verdict_word: str
     sign: str
@@ -62,27 +78,56 @@ class VersionCard:
     maker: str
     facts: tuple[tuple[str, str], ...]
     quality: tuple[QualityRow, ...]
+    gates: tuple[GateRow, ...]
     queries: str
-    compared_with: str
-    verdict: str  # the table in one sentence
+    compared_with: str  # the version in use, when the two were measured together
+    verdict: str  # all of it in one sentence
 
 
 def card_of(facts: VersionFacts, overview: ModelOverview) -> VersionCard:
+    name = facts.version.name
     in_use = next((other for other in overview.versions if other.is_in_use), None)
-    compared = in_use if in_use is not None and not facts.is_in_use else None
-    quality = qualities_of(facts.evaluations, compared.evaluations if compared else ())
+    if in_use is None or facts.is_in_use:
+        judged, beside = judgement_of(name, facts.evaluations), ""
+    else:
+        beside = in_use.version.name
+        judged = judgement_of(name, facts.evaluations, beside, in_use.evaluations)
     return VersionCard(
         version=facts.version,
-        name=facts.version.name,
+        name=name,
         is_in_use=facts.is_in_use,
         serves=_serves(facts.serving),
         maker=_maker(facts.version),
         facts=_facts(facts, overview),
-        quality=tuple(_row(row) for row in quality),
-        queries=f"{quality[0].queries:,} held-out photos" if quality else "",
-        compared_with=compared.version.name if compared and any(row.in_use for row in quality) else "",
-        verdict=_sentence(quality, facts.version.name, compared.version.name) if compared else "",
+        quality=tuple(_row(row) for row in judged.qualities),
+        gates=tuple(_gate(row) for row in judged.gates),
+        queries=f"{judged.queries:,} held-out photo{'' if judged.queries == 1 else 's'}",
+        compared_with=beside if judged.is_compared else "",
+        verdict=_sentence(judged, name, beside) if beside else "",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the last move of the pointer did to the stored codes: fingerprints of all of them before and after."""
+
+    before: str
+    after: str
+    seconds: str
+
+    @property
+    def is_unchanged(self) -> bool:
+        return self.before == self.after
+
+
+def proof_of(overview: ModelOverview) -> Proof | None:
+    """Of the move that put the version in use there; None when it was there from the start."""
+    done = next((job for job in overview.moves if job.is_finished), None)
+    result = (done.result if done else None) or {}
+    if overview.in_use is None or result.get("serving") != overview.in_use.version.name:
+        return None
+    before, after = str(result["gallery_digest_before"]), str(result["gallery_digest_after"])
+    return Proof(before, after, f"{float(result['seconds']):,.1f}")
 
 
 def gallery_bar(overview: ModelOverview) -> tuple[Share, ...]:
@@ -143,35 +188,58 @@ def _facts(facts: VersionFacts, overview: ModelOverview) -> tuple[tuple[str, str
 
 def _row(quality: Quality) -> QualityRow:
     word, sign = VERDICTS.get(quality.verdict, ("", ""))
+    change = quality.change
     return QualityRow(
         metric=METRIC_WORDS[quality.metric],
-        value=_percent(quality.own.value),
-        interval=_interval(quality.own),
-        in_use=_percent(quality.in_use.value) if quality.in_use else "",
-        in_use_interval=_interval(quality.in_use) if quality.in_use else "",
+        value=f"{100 * quality.own.value:.1f} %",
+        interval=f"{100 * quality.own.low:.1f} to {100 * quality.own.high:.1f}",
+        other=f"{100 * quality.other.value:.1f} %" if quality.other else "",
+        change=_points(change.value) if change else "",
+        change_interval=f"{_points(change.low)} to {_points(change.high)}" if change else "",
         verdict=quality.verdict,
         verdict_word=word,
         sign=sign,
     )
 
 
-def _sentence(quality: Sequence[Quality], name: str, other: str) -> str:
-    found = [row.verdict for row in quality if row.verdict]
-    if not found:
+def _gate(gate: Gate) -> GateRow:
+    """A loss is told as the change it is, with the sign it has in the table above."""
+    word, sign = GATE_VERDICTS[gate.verdict]
+    allowed = f"may fall by at most {100 * gate.threshold:g} point{'' if gate.threshold == 0.01 else 's'}"
+    change = gate.loss and gate.loss.turned()
+    measured = f"measured {_points(change.value)}" if change else "not measurable yet"
+    return GateRow(
+        words=f"{GATE_WORDS.get(gate.name, gate.name)} {allowed}: {measured}",
+        interval=f"{_points(change.low)} to {_points(change.high)}" if change else "",
+        verdict={"pass": "better", "fail": "worse"}.get(gate.verdict, gate.verdict),
+        verdict_word=word,
+        sign=sign,
+    )
+
+
+def _sentence(judged: Judgement, name: str, other: str) -> str:
+    """Ready or not by the gates, then what gains and what loses."""
+    if not judged.is_compared:
         return f"{name} was not measured beside {other} yet."
-    better, worse = found.count("better"), found.count("worse")
-    if better and not worse:
-        return f"{name} is better than {other} on {better} of {len(found)} measures and worse on none."
-    if worse and not better:
-        return f"{name} is worse than {other} on {worse} of {len(found)} measures and better on none."
-    if not better:
-        return f"Too close to tell: {name} and {other} differ by less than the measurement can show."
-    return f"{name} is better than {other} on {better} of {len(found)} measures and worse on {worse}."
+    verdicts = [row.verdict for row in judged.qualities if row.verdict]
+    better, worse, of = verdicts.count("better"), verdicts.count("worse"), len(verdicts)
+    if better and worse:
+        found = f"better than {other} on {better} of {of} measures, worse on {worse}"
+    elif better:
+        found = f"better than {other} on {better} of {of} measures, worse on none"
+    elif worse:
+        found = f"worse than {other} on {worse} of {of} measures, better on none"
+    else:
+        found = f"too close to {other} to tell which is better"
+    if not judged.gates:
+        return f"{name} is {found}."
+    if all(gate.verdict == "pass" for gate in judged.gates):
+        return f"Ready: {name} is {found}."
+    is_failed = any(gate.verdict == "fail" for gate in judged.gates)
+    return f"{'Not ready' if is_failed else 'Cannot tell yet'}: {name} is {found}."
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _interval(measured: Measured) -> str:
-    return f"{100 * measured.low:.1f} to {100 * measured.high:.1f}"
+def _points(value: float) -> str:
+    """A difference of two shares, in points of a hundred, with its sign."""
+    text = f"{100 * value:+.1f}".replace("-", "−")
+    return "0.0" if text in ("+0.0", "−0.0") else text

@@ -13,9 +13,14 @@ from searchapp.exceptions import SearchAppError
 from searchapp.models import JobState
 from searchapp.services import deploying
 from searchapp.services.database_clock import database_now
-from searchapp.services.model_overview import ModelOverview, VersionFacts, model_overview
+from searchapp.services.model_overview import (
+    ModelOverview,
+    VersionFacts,
+    model_overview,
+    photos_out_of_reach,
+)
 from searchapp.views.jobs import JobRow, row_of, staff_of
-from searchapp.views.model_cards import card_of, gallery_bar
+from searchapp.views.model_cards import card_of, gallery_bar, proof_of
 
 FAILURE_SHOWN = timedelta(days=1)
 
@@ -33,6 +38,7 @@ def model_list(request: HttpRequest) -> HttpResponse:
             "previous": deploying.rollback_target(),
             "cards": [card_of(facts, overview) for facts in overview.versions],
             "bar": gallery_bar(overview),
+            "proof": proof_of(overview),
             "work": rows,
             "is_live": any(row.is_active for row in rows),
             "earlier": _earlier(overview),
@@ -73,8 +79,8 @@ def model_rollback(request: HttpRequest) -> HttpResponse:
         return HttpResponseRedirect(reverse("models"))
     facts = overview.facts_of(target)
     context = {"card": card_of(facts, overview), "in_use": overview.in_use.version}
-    missing = max(0, overview.photos - facts.entries)
-    return render(request, "models/rollback.html", context | {"photos": overview.photos, "missing": missing})
+    reach = {"photos": overview.photos, "missing": photos_out_of_reach(target)}
+    return render(request, "models/rollback.html", context | reach)
 
 
 def _promote_page(
@@ -84,7 +90,7 @@ def _promote_page(
     context = {
         "card": card_of(facts, overview),
         "photos": overview.photos,
-        "missing": max(0, overview.photos - facts.entries),
+        "missing": photos_out_of_reach(facts.version),
         "in_use": overview.in_use.version if overview.in_use else None,
         "obstacles": obstacles,
         "is_blocked": any(not obstacle.can_override for obstacle in obstacles),

@@ -1,6 +1,5 @@
 """Pages of a base version's training: what it would learn from, the running one with its curves, what came of it."""
 
-from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
@@ -16,9 +15,16 @@ from searchapp.services import base_training, jobs
 from searchapp.services.model_overview import model_overview, training_named
 from searchapp.services.training_plan import training_plan
 from searchapp.views.jobs import staff_of
-from searchapp.views.model_cards import card_of
+from searchapp.views.model_cards import VersionCard, card_of
 from searchapp.views.training_form import TrainingForm, form_page
 from searchapp.views.training_progress import training_page
+
+RESULT_FIGURES = (
+    ("photos", "Photos learned from", 0),
+    ("categories", "Categories", 0),
+    ("training_seconds", "Seconds of training", 0),
+    ("seconds", "Seconds altogether", 0),
+)
 
 
 def train(request: HttpRequest) -> HttpResponse:
@@ -43,7 +49,11 @@ def training(request: HttpRequest, job_id: UUID) -> HttpResponse:
         moving = render(request, "models/_training.html", {"page": page})
         response: HttpResponse = moving if page.row.is_active else HttpResponseClientRefresh()
     else:
-        response = render(request, "models/training.html", {"page": page, "card": _result_card(job)})
+        response = render(
+            request,
+            "models/training.html",
+            {"page": page, "card": _result_card(job), "figures": _result_figures(job)},
+        )
     patch_vary_headers(response, ["HX-Request"])
     return response
 
@@ -79,7 +89,16 @@ def _training(job_id: UUID) -> Job:
     return job
 
 
-def _result_card(job: Job) -> Any:
+def _result_figures(job: Job) -> list[tuple[str, str]]:
+    result = job.result or {}
+    return [
+        (label, f"{result[name]:,.{decimals}f}")
+        for name, label, decimals in RESULT_FIGURES
+        if isinstance(result.get(name), int | float)
+    ]
+
+
+def _result_card(job: Job) -> VersionCard | None:
     """The card of the version that came of it; None while there is none."""
     name = (job.result or {}).get("version")
     overview = model_overview()

@@ -1,9 +1,8 @@
-"""The operator's pages: model versions, the training of one from the catalogue, and the buttons that move the pointer."""
+"""The operator's page of model versions, and the two buttons that move the pointer."""
 
 import re
 import uuid
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,18 +12,16 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from searchapp.models import Deployment, Evaluation, Job, JobState, ModelVersion
+from searchapp.models import Deployment, Job, JobState, ModelVersion
 from searchapp.services import versions
+from searchapp.services.deploying import version_promote
+from searchapp.services.encoding import entries_fill
 from tests.searchapp.api_cast import operator_make, session_client, user_make
-from tests.searchapp.galleries import item_with_photos, shop
+from tests.searchapp.galleries import shop
+from tests.searchapp.operating import candidate, measured, other_version, running, training, work_off
 from tests.searchapp.test_pages_search import text_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
-HISTORY = [
-    {"epoch": 1, "loss": 4.0},
-    {"epoch": 2, "loss": 3.0, "validation": 0.25},
-    {"epoch": 3, "loss": 1.0, "validation": 0.5},
-]
 
 
 @pytest.fixture
@@ -35,37 +32,6 @@ def olga() -> User:
 @pytest.fixture
 def operator(olga: User) -> Client:
     return session_client(olga)
-
-
-def training(**fields: Any) -> Job:
-    return Job.objects.create(
-        **{
-            "kind": "train_base",
-            "queue": Job.Queue.TRAINING,
-            "subject": "Base version from 61 photos",
-            "payload": {"label_fraction": 0.1, "architecture": "budget", "from_scratch": True},
-            **fields,
-        }
-    )
-
-
-def running(**fields: Any) -> Job:
-    checkpoint = {"stage": "training", "epochs": 5, "history": HISTORY}
-    started = timezone.now() - timedelta(seconds=60)
-    moving = {"state": JobState.RUNNING, "started_at": started, "done_count": 3, "total_count": 6}
-    return training(**{**moving, "checkpoint": checkpoint, **fields})
-
-
-def candidate(olga: User | None = None) -> ModelVersion:
-    first = versions.default_version_ensure()
-    return ModelVersion.objects.create(
-        major=2, minor=0, digest="b" * 64, lineage=uuid.uuid4(), method="twin-bottleneck",
-        architecture="compact", code_bits=128, dimension=128, size_bytes=1_500_000, manifest=first.manifest,
-        created_by=olga,
-    )  # fmt: skip
-
-
-# --- who may
 
 
 @pytest.mark.parametrize("path", ["/ops/", "/ops/train", "/ops/rollback", "/ops/versions/1.0/promote"])
@@ -82,18 +48,6 @@ def test_only_an_operator_s_header_leads_to_the_models(operator: Client, data_di
     assert 'href="/ops/"' in operator.get("/jobs/").content.decode()
     assert 'href="/ops/"' not in staff.get("/jobs/").content.decode()
     assert 'href="/ops/"' not in Client().get("/login/").content.decode()
-
-
-def test_a_training_is_found_only_under_its_own_kind(operator: Client) -> None:
-    other = Job.objects.create(kind="import_catalogue")
-
-    assert operator.get(f"/ops/train/{other.pk}/").status_code == 404
-    assert operator.post(f"/ops/train/{other.pk}/cancel").status_code == 404
-    other.refresh_from_db()
-    assert (other.state, other.cancel_requested) == (JobState.QUEUED, False)
-
-
-# --- the versions
 
 
 def test_without_any_version_the_page_says_what_is_missing(operator: Client) -> None:
@@ -114,7 +68,7 @@ def test_the_version_in_use_says_since_when_what_it_made_and_that_it_answers_eve
     assert "1.0 6 · 100 %" in page
     assert "In use, answers every query shipped with Perennial" in page
     assert "Gallery 6 of 6 photos encoded" in page
-    assert "Put in use" not in page
+    assert "Put 1.0 in use" not in page
 
 
 def test_a_candidate_says_who_made_it_from_what_and_offers_to_be_used(
@@ -127,7 +81,7 @@ def test_a_candidate_says_who_made_it_from_what_and_offers_to_be_used(
     assert "2.0 Not in use, answers no query made by olga, now" in page
     assert "Method twin-bottleneck hashing Architecture compact Size 1.4 MB" in page.replace("\xa0", " ")
     assert "Lineage its own; compared with no other version" in page
-    assert "Put in use" in page
+    assert "Put 2.0 in use" in page
 
 
 def test_the_list_costs_the_same_queries_for_many_versions_and_trainings(
@@ -151,161 +105,138 @@ def test_the_list_costs_the_same_queries_for_many_versions_and_trainings(
     assert len(many) == len(few)
 
 
-# --- before a training
+def test_a_candidate_is_judged_in_words_signs_and_numbers_beside_the_one_in_use(
+    operator: Client, data_dir: Any
+) -> None:
+    new = other_version()
+    measured(new, versions.champion().version, change=0.06, verdict="pass")
+
+    page = text_of(operator.get("/ops/"))
+
+    assert "Ready: 2.0 is better than 1.0 on 1 of 1 measures, worse on none." in page
+    assert "Measured on 40 held-out photos" in page
+    assert "Mean average precision 56.0 % 50.0 % +6.0 (+4.0 to +8.0) Better" in page
+    assert "Passes Mean average precision may fall by at most 1 point: measured +6.0 (+4.0 to +8.0)" in page
 
 
-def test_the_form_counts_what_would_be_learned_and_names_what_cannot_be(
+def test_once_the_candidate_is_in_use_the_change_is_told_from_the_other_s_side(
+    operator: Client, data_dir: Any
+) -> None:
+    new, old = other_version(), versions.champion().version
+    measured(new, old, change=0.06, verdict="pass")
+    Deployment.objects.update(version=new)
+
+    page = text_of(operator.get("/ops/"))
+
+    assert "1.0 is worse than 2.0 on 1 of 1 measures, better on none." in page
+    assert "Mean average precision 50.0 % 56.0 % −6.0 (−8.0 to −4.0) Worse" in page
+
+
+def test_putting_in_use_asks_first_then_moves_the_pointer_and_proves_that_no_code_changed(
+    operator: Client, olga: User, photos: Sequence[bytes], data_dir: Any
+) -> None:
+    shop(photos)
+    new = other_version()
+    entries_fill(new, heard=lambda _done: None)
+    measured(new, versions.champion().version, change=0.06, verdict="pass")
+
+    asked = text_of(operator.get("/ops/versions/2.0/promote"))
+    assert "2.0 answers every query instead of 1.0" in asked
+    assert "All 6 photos are encoded for 2.0" in asked
+    assert "One click on “Go back to 1.0” undoes it." in asked
+    assert not Job.objects.filter(kind="promote").exists()
+
+    answered = operator.post("/ops/versions/2.0/promote", follow=True)
+    assert "2.0 is checked once more, then put in use." in text_of(answered)
+    assert "Put 2.0 in use Waiting" in text_of(answered)
+    assert versions.champion().version.name == "1.0"  # the click only asks; the job moves it
+
+    assert work_off("promote").state == JobState.DONE
+    page = text_of(operator.get("/ops/"))
+    assert "2.0 is in use put in use now by olga" in page
+    assert "2.0 6 · 50 % 1.0 6 · 50 %" in page
+    assert re.search(r"Stored codes before and after: (\w{8}) = \1 , not one changed\.", page)
+    assert "Go back to 1.0" in page
+
+
+def test_going_back_asks_first_and_then_is_done_at_once(
     operator: Client, photos: Sequence[bytes], data_dir: Any
 ) -> None:
     shop(photos)
-    item_with_photos("lonely", [photos[7]], "Garden > Lonely")
+    new = other_version()
+    entries_fill(new, heard=lambda _done: None)
+    measured(new, versions.champion().version, change=0.06, verdict="pass")
+    version_promote(version=new, user=None)
+    work_off("promote")
 
-    page = text_of(operator.get("/ops/train"))
+    asked = text_of(operator.get("/ops/rollback"))
+    before = versions.champion().version.name
+    answered = text_of(operator.post("/ops/rollback", follow=True))
 
-    assert "Photos 6 Categories 2 Kept out 0" in page
-    assert "1 category has fewer than 2 photos and cannot be learned Garden > Lonely" in page
-    assert "No training was finished here yet" in page
-    assert "Start the training" in page
-
-
-def test_too_small_a_catalogue_is_told_so_and_gets_no_button(operator: Client, data_dir: Any) -> None:
-    page = text_of(operator.get("/ops/train"))
-
-    assert "Too little to learn from" in page
-    assert "Start the training" not in page
+    assert "1.0 answers every query instead of 2.0" in asked
+    assert "1.0 is worse than 2.0 on 1 of 1 measures" in asked
+    assert (before, versions.champion().version.name) == ("2.0", "1.0")
+    assert "1.0 is in use again." in answered
+    assert "Go back to" not in answered
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"share": "other", "other_share": ""}, "Give the share in percent"),
-        ({"share": "other", "other_share": "0"}, "greater than or equal to 0.1"),
-        ({"share": "other", "other_share": "101"}, "less than or equal to 100"),
-        ({"share": "other", "other_share": "all"}, "Enter a number"),
-        ({"share": "50"}, "50 is not one of the available choices"),
-        ({"architecture": "enormous"}, "enormous is not one of the available choices"),
-        ({"start": ""}, "This field is required"),
-    ],
-)
-def test_wrong_input_is_refused_beside_its_field_and_starts_nothing(
-    operator: Client, photos: Sequence[bytes], data_dir: Any, changed: dict[str, str], said: str
+def test_a_gate_that_does_not_pass_wants_a_reason_and_without_one_nothing_moves(
+    operator: Client, data_dir: Any
 ) -> None:
-    shop(photos)
-    form = {"share": "100", "other_share": "", "architecture": "parity", "start": "in_use", **changed}
+    new = other_version()
+    measured(new, versions.champion().version, change=-0.06, verdict="fail")
 
-    response = operator.post("/ops/train", form)
+    asked = operator.get("/ops/versions/2.0/promote")
+    without = operator.post("/ops/versions/2.0/promote", {"reason": "  "})
+    jobs_before = Job.objects.count()
+    operator.post("/ops/versions/2.0/promote", {"reason": "the shop is being rebuilt"})
 
-    assert response.status_code == 400
-    assert said in text_of(response)
-    assert not Job.objects.filter(kind="train_base").exists()
-
-
-# --- a training
-
-
-def test_a_waiting_training_says_so_and_has_no_curves_yet(operator: Client) -> None:
-    page = text_of(operator.get(f"/ops/train/{training().pk}/"))
-
-    assert "Waiting" in page
-    assert "Waits for its turn: one training runs at a time." in page
-    assert "The curves appear with the first epoch." in page
+    assert "Not ready: 2.0 is worse than 1.0" in text_of(asked)
+    assert "Why it should be put in use all the same" in text_of(asked)
+    assert without.status_code == 409
+    assert "An override with a reason puts it in use all the same." in text_of(without)
+    assert jobs_before == 0
+    assert Job.objects.get(kind="promote").payload["override_reason"] == "the shop is being rebuilt"
 
 
-def test_a_running_training_tells_its_state_its_choices_and_its_curves_in_words(operator: Client) -> None:
-    response = operator.get(f"/ops/train/{running().pk}/")
-    page, html = text_of(response), response.content.decode()
+def test_what_no_reason_can_lift_leaves_no_button(operator: Client, data_dir: Any) -> None:
+    candidate()  # a row without files
 
-    assert "Labels used: 10 % Architecture: budget Start: from scratch" in page
-    assert "Running 50 %" in page
-    assert re.search(r"Learning, epoch 3 of 5, about (5\d|6\d) s left\.", page)
-    assert "Read the photos , done Train , now Encode the catalogue , to come" in page
-    assert "The loss went from 4.000 in epoch 1 to 1.000 in epoch 3; lowest 1.000 in epoch 3." in page
-    assert "from 0.250 in epoch 2 to 0.500 in epoch 3; highest 0.500 in epoch 3." in page
-    assert html.count("<polyline") == 2
-    assert 'hx-trigger="every 2s"' in html
-    assert "without-script" in html  # a plain link that loads the page again
+    page = operator.get("/ops/versions/2.0/promote")
+    answered = operator.post("/ops/versions/2.0/promote", {"reason": "please"})
+
+    assert "The files of 2.0 cannot be used" in text_of(page)
+    assert 'type="submit">Put' not in page.content.decode()
+    assert answered.status_code == 409
+    assert Job.objects.count() == 0
 
 
-def test_what_is_not_a_number_is_left_out_of_curve_and_table(operator: Client) -> None:
-    odd = [{"epoch": 1, "loss": None}, {"epoch": 2, "loss": 2.0}, {"loss": 9.0}, {"epoch": 3, "loss": "?"}]
-    job = running(checkpoint={"stage": "training", "epochs": 3, "history": odd})
+def test_with_only_the_first_version_there_is_nothing_to_go_back_to(operator: Client, data_dir: Any) -> None:
+    versions.default_version_ensure()
 
-    page = text_of(operator.get(f"/ops/train/{job.pk}/?figures=table"))
+    asked = operator.get("/ops/rollback", follow=True)
+    answered = operator.post("/ops/rollback", follow=True)
 
-    assert "The loss is 2.000 in epoch 2." in page
-    assert "3 – – 2 2.0000 – 1 – –" in page
-
-
-def test_the_curves_come_as_a_table_too_and_polling_keeps_it_open(operator: Client) -> None:
-    path = f"/ops/train/{running().pk}/?figures=table"
-    response = operator.get(path)
-
-    assert "Epoch Loss Validation 3 1.0000 0.5000 2 3.0000 0.2500 1 4.0000 –" in text_of(response)
-    assert f'hx-get="{path}"' in response.content.decode()
+    assert "There is no version to go back to: the one in use is the first." in text_of(asked)
+    assert "There is nothing to go back to: the version in use is the first." in text_of(answered)
+    assert versions.champion().version.name == "1.0"
 
 
-def test_polling_gives_the_moving_part_and_once_it_has_ended_asks_for_the_page_anew(operator: Client) -> None:
-    job = running()
-    moving = operator.get(f"/ops/train/{job.pk}/", headers={"HX-Request": "true"})
-    Job.objects.filter(pk=job.pk).update(state=JobState.DONE, result={})
-    ended = operator.get(f"/ops/train/{job.pk}/", headers={"HX-Request": "true"})
+def test_a_promotion_that_failed_says_why_on_the_page(operator: Client, data_dir: Any) -> None:
+    versions.default_version_ensure()
+    reason = "2.0 may lose up to 0.100 of mean average precision (Conflict)"
+    Job.objects.create(
+        kind="promote",
+        subject="Put 2.0 in use",
+        state=JobState.FAILED,
+        error=reason,
+        finished_at=timezone.now(),
+    )
 
-    assert "<html" not in moving.content.decode()
-    assert "Cancel" not in moving.content.decode()  # what has the focus is never replaced
-    assert "HX-Refresh" not in moving
-    assert ended["HX-Refresh"] == "true"
-    assert "hx-trigger" not in operator.get(f"/ops/train/{job.pk}/").content.decode()
+    page = text_of(operator.get("/ops/"))
 
-
-def test_a_failed_training_says_why_and_what_is_kept(operator: Client) -> None:
-    job = running(state=JobState.FAILED, error="no space: free some on the disk, then retry (NoSpace)")
-
-    page = text_of(operator.get(f"/ops/train/{job.pk}/"))
-
-    assert "Failed Stopped after epoch 3 of 5." in page
-    assert "no space: free some on the disk, then retry (NoSpace) The first 3 epochs are kept." in page
-    assert "Go on where it stopped" in page
-
-
-def test_cancelling_asks_first_and_tells_what_is_kept(operator: Client) -> None:
-    job = running()
-
-    asked = operator.get(f"/ops/train/{job.pk}/cancel")
-    job.refresh_from_db()
-    before = job.cancel_requested
-    answered = operator.post(f"/ops/train/{job.pk}/cancel", follow=True)
-
-    job.refresh_from_db()
-    assert "The first 3 epochs are kept." in text_of(asked)
-    assert (before, job.cancel_requested) == (False, True)
-    assert "The training is being cancelled." in text_of(answered)
-    assert "Cancelling" in text_of(answered)
-
-
-def test_a_cancelled_training_goes_on_from_where_it_stopped_as_a_new_job(operator: Client) -> None:
-    job = running(state=JobState.CANCELLED)
-
-    page = text_of(operator.get(f"/ops/train/{job.pk}/"))
-    response = operator.post(f"/ops/train/{job.pk}/retry")
-
-    again = Job.objects.get(retry_of=job)
-    assert "Cancelled after epoch 3 of 5." in page
-    assert response["Location"] == f"/ops/train/{again.pk}/"
-    assert again.checkpoint["history"] == HISTORY
-
-
-def test_a_training_that_is_done_cannot_be_cancelled_or_retried_and_says_so(operator: Client) -> None:
-    job = training(state=JobState.DONE, result={})
-
-    cancelled = operator.post(f"/ops/train/{job.pk}/cancel", follow=True)
-    retried = operator.post(f"/ops/train/{job.pk}/retry", follow=True)
-
-    assert "only a waiting or running one can be cancelled" in text_of(cancelled)
-    assert "only a failed or cancelled one can be retried" in text_of(retried)
-    assert Job.objects.count() == 1
-
-
-# --- moving the pointer
+    assert "Put 2.0 in use Failed" in page
+    assert reason in page
 
 
 def test_without_a_token_nothing_starts_stops_or_moves(olga: User, data_dir: Any) -> None:
