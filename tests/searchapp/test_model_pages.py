@@ -64,7 +64,7 @@ def test_the_version_in_use_says_since_when_what_it_made_and_that_it_answers_eve
 
     page = text_of(operator.get("/ops/"))
 
-    assert "1.0 is in use put in use now · the version Perennial is shipped with" in page
+    assert re.search(r"1\.0 is in use put in use [\w ]+ · the version Perennial is shipped with", page)
     assert "1.0 6 · 100 %" in page
     assert "In use, answers every query shipped with Perennial" in page
     assert "Gallery 6 of 6 photos encoded" in page
@@ -78,7 +78,7 @@ def test_a_candidate_says_who_made_it_from_what_and_offers_to_be_used(
 
     page = text_of(operator.get("/ops/"))
 
-    assert "2.0 Not in use, answers no query made by olga, now" in page
+    assert "2.0 Not in use, answers no query made by olga" in page
     assert "Method twin-bottleneck hashing Architecture compact Size 1.4 MB" in page.replace("\xa0", " ")
     assert "Lineage its own; compared with no other version" in page
     assert "Put 2.0 in use" in page
@@ -153,7 +153,7 @@ def test_putting_in_use_asks_first_then_moves_the_pointer_and_proves_that_no_cod
 
     assert work_off("promote").state == JobState.DONE
     page = text_of(operator.get("/ops/"))
-    assert "2.0 is in use put in use now by olga" in page
+    assert re.search(r"2\.0 is in use put in use [\w ]+ by olga", page)
     assert "2.0 6 · 50 % 1.0 6 · 50 %" in page
     assert re.search(r"Stored codes before and after: (\w{8}) = \1 , not one changed\.", page)
     assert "Go back to 1.0" in page
