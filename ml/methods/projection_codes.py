@@ -39,10 +39,14 @@ class ProjectionCoder:
         if features.ndim != 2 or features.shape[1] != width:
             raise ValueError(f"features are {features.shape}, expected (N, {width})")
         chunks = [
-            pack_bits((unit(features[start : start + _CHUNK]) - self.mean) @ self.projection)
+            pack_bits(self._sides(features[start : start + _CHUNK]))
             for start in range(0, len(features), _CHUNK)
         ]
         return np.concatenate([np.empty((0, self.code_bits // 8), np.uint8), *chunks])
+
+    def _sides(self, features: Features) -> Features:
+        sides = (unit(features) - self.mean) @ self.projection
+        return sides.astype(np.float32, copy=False)
 
 
 def unit(features: Features) -> Features:
