@@ -57,8 +57,13 @@ def explanation_of(found: OcclusionMap, *, sku: str, image_id: int, is_cropped: 
 
 FLAT = "No single part decides this match: covering any part of your {whole} changes it very little."
 SPREAD = "The match came from all over your {whole}."
+SEVERAL = "The match came from more than one part of your {whole}."
 MOST = "Most of the match came from {region} of your {whole}."
-# From the smallest to the largest, with the share of all heat that makes it "most": a quarter of the area, then half.
+# The words speak of what a page draws its line around: cells of at least this heat.
+LIT = 0.5
+# With so many of all cells lit, the match is everywhere.
+SPREAD_SHARE = 0.6
+# From the smallest to the largest, with the share of the lit heat that makes it "most": a quarter, then a half.
 _LOW, _MID, _HIGH = slice(0, GRID // 2), slice(GRID // 4, GRID - GRID // 4), slice(GRID // 2, GRID)
 _ALL = slice(0, GRID)
 QUARTERS = {
@@ -78,17 +83,18 @@ HALVES = {
     "the left half": (_ALL, _LOW),
     "the right half": (_ALL, _HIGH),
 }
-QUARTER_SHARE, HALF_SHARE = 0.5, 0.7
+QUARTER_SHARE, HALF_SHARE = 0.6, 0.7
 
 
 def summary_of(found: OcclusionMap, *, whole: str) -> str:
     """The map in one sentence, for those who cannot see it; `whole` is what it lies over: photo or crop."""
     if found.is_flat:
         return FLAT.format(whole=whole)
-    heat = found.heat / found.heat.sum()
+    is_lit = found.heat >= LIT
+    heat = np.where(is_lit, found.heat, 0) / found.heat[is_lit].sum()
     for regions, share in ((QUARTERS, QUARTER_SHARE), (HALVES, HALF_SHARE)):
         shares = {name: float(heat[cells].sum()) for name, cells in regions.items()}
         best = max(shares, key=lambda name: shares[name])
         if shares[best] >= share:
             return MOST.format(region=best, whole=whole)
-    return SPREAD.format(whole=whole)
+    return (SPREAD if is_lit.mean() >= SPREAD_SHARE else SEVERAL).format(whole=whole)

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+from dataclasses import dataclass
 
 from searchapp.exceptions import InvalidInput
 from searchapp.services.image_decoding import decode_for_storing
@@ -12,11 +13,25 @@ PREVIEW_QUALITY = 80
 PREFIX = "data:image/jpeg;base64,"
 
 
-def preview_url(data: bytes) -> str:
-    """Untrusted bytes to a `data:` address of a clean JPEG. Raises what intake raises."""
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A clean JPEG as a `data:` address, and its size in pixels."""
+
+    url: str
+    width: int
+    height: int
+
+
+def preview_of(data: bytes) -> Preview:
+    """Untrusted bytes to a small clean copy. Raises what intake raises."""
     buffer = io.BytesIO()
-    decode_for_storing(data, side=PREVIEW_SIDE).image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
-    return PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image = decode_for_storing(data, side=PREVIEW_SIDE).image
+    image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
+    return Preview(PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii"), *image.size)
+
+
+def preview_url(data: bytes) -> str:
+    return preview_of(data).url
 
 
 def preview_bytes(url: str) -> bytes:

@@ -59,6 +59,8 @@ class Card:
     strength_word: str
     reasons: tuple[str, ...]
     feedback: FeedbackForm
+    sku: str = ""
+    explain_method: str = ""  # how the photo of the search travels to its explanation; "": there is no photo
 
 
 def more_url(sku: str) -> str:
@@ -104,7 +106,7 @@ def leaf_of(path: str) -> str:
     return path.rsplit(PATH_SEPARATOR, maxsplit=1)[-1]
 
 
-def result_card(result: Result, *, query_id: UUID, is_staff: bool) -> Card:
+def result_card(result: Result, *, query_id: UUID, is_staff: bool, explain_method: str = "") -> Card:
     item = result.row
     return Card(
         url=item_url(item.sku, query_id),
@@ -118,6 +120,8 @@ def result_card(result: Result, *, query_id: UUID, is_staff: bool) -> Card:
         strength_word=STRENGTH_WORDS[result.strength],
         reasons=_reasons(result, is_staff=is_staff),
         feedback=FeedbackForm(str(query_id), item.sku, item.title or item.sku),
+        sku=item.sku,
+        explain_method=explain_method,
     )
 
 

@@ -16,6 +16,7 @@ from searchapp.views.asking import WHOLE, Asked
 from searchapp.views.cards import CURRENCY_SIGNS, Card, leaf_of, result_card
 from searchapp.views.shelves import Facets
 
+EXPLAIN_METHODS = {"photo": "post", "sample": "get"}
 PATIENCE_SECONDS = 10  # a longer wait is the shopper's to end, not ours to repeat
 
 
@@ -63,7 +64,11 @@ PHOTO_GONE = Failure(
 
 
 def results_of(answer: SearchAnswer, asked: Asked, found: Facets, *, is_staff: bool) -> Results:
-    cards = [result_card(result, query_id=answer.query_id, is_staff=is_staff) for result in answer.results]
+    method = EXPLAIN_METHODS.get(asked.kind, "")
+    cards = [
+        result_card(result, query_id=answer.query_id, is_staff=is_staff, explain_method=method)
+        for result in answer.results
+    ]
     good = tuple(card for card in cards if card.strength != "weak")
     weak = tuple(card for card in cards if card.strength == "weak")
     return Results(

@@ -11,7 +11,7 @@ from django.utils.cache import patch_vary_headers
 
 from searchapp.access import Role, role_of
 from searchapp.exceptions import BadImage, InvalidInput, NotFound, SearchAppError
-from searchapp.models import EvaluationQuery, Item, stored_path
+from searchapp.models import Item
 from searchapp.services import search
 from searchapp.services.media import media_read
 from searchapp.services.previews import preview_bytes, preview_url
@@ -20,7 +20,7 @@ from searchapp.services.throttling import items_spend, search_spend
 from searchapp.views.asking import Asked, asked_in
 from searchapp.views.outcomes import PHOTO_GONE, Results, failed, results_of
 from searchapp.views.panels import SearchPage, panel_of, with_errors
-from searchapp.views.shelves import facets, sample_tiles, shelf_tiles
+from searchapp.views.shelves import facets, sample_path, sample_tiles, shelf_tiles
 from searchapp.visitor import client_address
 
 NEW_PHOTO = "new"  # a photo whose tab has no name for it: sent without scripts
@@ -71,7 +71,7 @@ def _asked_of_the_catalogue(request: HttpRequest, asked: Asked) -> Results:
     _throttle(request)
     options = asked.options()
     if asked.kind == "sample":
-        data = media_read(_sample_path(asked))
+        data = media_read(sample_path(asked.sample))
         answer = search.search_by_image(data=data, crop=asked.shown_crop, options=options, text=asked.words)
     elif asked.kind == "item":
         answer = search.search_by_item(sku=asked.sku, options=options)
@@ -102,18 +102,6 @@ def _budget(request: HttpRequest, answer: SearchAnswer) -> None:
 
 def _is_staff(request: HttpRequest) -> bool:
     return role_of(request.user, None) >= Role.STAFF
-
-
-def _sample(asked: Asked) -> EvaluationQuery:
-    found = EvaluationQuery.objects.filter(pk=asked.sample[:18]).first()
-    if found is None:
-        raise NotFound("That sample photo is not in the catalogue any more.")
-    return found
-
-
-def _sample_path(asked: Asked) -> str:
-    found = _sample(asked)
-    return stored_path(found.image_sha256, found.extension)
 
 
 def _readable(data: QueryDict) -> Asked:
@@ -190,7 +178,7 @@ def _photo_url(asked: Asked) -> str:
     if asked.kind != "sample":
         return ""
     try:
-        return f"/media/{_sample_path(asked)}"
+        return f"/media/{sample_path(asked.sample)}"
     except NotFound:
         return ""
 

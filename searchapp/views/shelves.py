@@ -9,6 +9,7 @@ from django.core.cache import cache
 from django.db.models import Count, Min
 from django.urls import reverse
 
+from searchapp.exceptions import NotFound
 from searchapp.models import (
     PATH_SEPARATOR,
     Category,
@@ -17,6 +18,7 @@ from searchapp.models import (
     Item,
     ItemImage,
     Tag,
+    stored_path,
     thumbnail_path,
 )
 from searchapp.views.asking import Asked
@@ -78,6 +80,14 @@ def sample_tiles(found: Facets) -> list[Tile]:
         )
         for sample in found.samples
     ]
+
+
+def sample_path(sample: str) -> str:
+    """The file of a sample photo by the number its address names. Raises NotFound."""
+    found = EvaluationQuery.objects.filter(pk=sample[:18]).first()
+    if found is None:
+        raise NotFound("That sample photo is not in the catalogue any more.")
+    return stored_path(found.image_sha256, found.extension)
 
 
 def shelf_tiles(found: Facets) -> list[Tile]:

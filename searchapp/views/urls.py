@@ -3,11 +3,12 @@
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import URLPattern, URLResolver, path
 
-from searchapp.views import browse, feedback, items, jobs, media, models, search, training
+from searchapp.views import browse, explain, feedback, items, jobs, media, models, search, training
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", search.start, name="start"),
     path("search", search.search_by_photo, name="search"),
+    path("search/explain", explain.explain, name="explain"),
     path("feedback", feedback.feedback, name="feedback"),
     path("browse", browse.browse, name="browse"),
     path("items/", items.item_by_sku, name="item-by-sku"),

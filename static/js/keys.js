@@ -48,7 +48,7 @@ const shortcuts = {
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.key === "Escape" && document.activeElement instanceof HTMLElement) document.activeElement.blur();
   if (isTyping(event.target) || event.target.matches("[data-crop-box]") || !isOn.checked) return;
   if (event.key.startsWith("Arrow") && (document.activeElement.closest("[data-card]") || event.key === "ArrowRight")) {
