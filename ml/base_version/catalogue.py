@@ -39,6 +39,7 @@ ONE_IN, LEAST_OF_CLASS = 8, 8  # validation: one photo in eight of a class with 
 STEPS_OF_300, GROWTH = 360, 0.6  # steps = STEPS_OF_300 * (photos / 300) ** GROWTH
 SCRATCH_FACTOR = 2  # random weights have further to go
 VALIDATIONS = 10  # in a whole training
+FEWEST_VALIDATED = 20  # a calibration on fewer queries would be chance
 MAX_COMPARED = 400  # validation photos that calibrate; the rest would only take time
 _CHUNK = 64
 
@@ -192,13 +193,13 @@ def calibration_of(encoder: OnnxEncoder, images: ImageSet, division: Division) -
 
     Queries without a relevant entry are the same photos with their own class hidden. This is optimistic: the
     hidden classes were trained on, so in truth unknown things come a little nearer than measured here. A
-    catalogue with no class of eight photos has no validation part; there every training photo asks for the
-    others, which is more optimistic still. Raises ValueError when nothing can be told apart.
+    catalogue with fewer than FEWEST_VALIDATED validation photos has too few to go by; there every training
+    photo asks for the others, which is more optimistic still. Raises ValueError when nothing can be told apart.
     """
     training = _encoded(encoder, images, division.training)
-    if len(division.validation):
+    own = None
+    if len(division.validation) >= FEWEST_VALIDATED:
         queries = _encoded(encoder, images, _spread(division.validation))
-        own = None
     else:
         own = _spread(torch.arange(len(division.training))).numpy()
         queries = _part(training, own)

@@ -101,10 +101,11 @@ class _Training:
         self.started, self.spent = time.monotonic(), float(self.state["seconds"])
 
     def run(self) -> dict[str, Any]:
+        champion = versions.default_version_ensure()
         version = self._version_of_before()
         if version is None:
             version = self._registered(self._trained())
-        champion = versions.champion().version
+            champion = versions.champion().version  # training takes a while
         self._encode(version)
         comparison = self._measure(version, champion)
         promotion = self._promotion(version, comparison.gates)
@@ -113,7 +114,7 @@ class _Training:
         return {
             "version": version.name,
             "parent": None,
-            "started_from": version.manifest["training"]["started_from"],
+            "started_from": version.manifest["training"].get("started_from"),
             "photos": self.state["photos"],
             "categories": len(version.label_registry),
             "architecture": self.job.payload["architecture"],

@@ -19,8 +19,8 @@ TINY: dict[str, Any] = {
             "trunk": {"widths": [16, 16, 32, 32]},
         },
     },
-    "fit": {"epochs": 4, "warmup_epochs": 1.0, "validate_every": 2},
-    "sampling": {"classes_per_batch": 2, "images_per_class": 4, "sizes": [[1.0, 32]]},
+    "fit": {"epochs": 9, "warmup_epochs": 1.0, "validate_every": 4},
+    "sampling": {"classes_per_batch": 2, "images_per_class": 6, "sizes": [[1.0, 32]]},
 }  # fmt: skip
 
 
