@@ -126,8 +126,11 @@ def proof_of(overview: ModelOverview) -> Proof | None:
     result = (done.result if done else None) or {}
     if overview.in_use is None or result.get("serving") != overview.in_use.version.name:
         return None
-    before, after = str(result["gallery_digest_before"]), str(result["gallery_digest_after"])
-    return Proof(before, after, f"{float(result['seconds']):,.1f}")
+    return Proof(
+        before=result["gallery_digest_before"],
+        after=result["gallery_digest_after"],
+        seconds=f"{result['seconds']:,.1f}",
+    )
 
 
 def gallery_bar(overview: ModelOverview) -> tuple[Share, ...]:

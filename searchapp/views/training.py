@@ -101,6 +101,8 @@ def _result_figures(job: Job) -> list[tuple[str, str]]:
 def _result_card(job: Job) -> VersionCard | None:
     """The card of the version that came of it; None while there is none."""
     name = (job.result or {}).get("version")
+    if name is None:
+        return None
     overview = model_overview()
     facts = next((facts for facts in overview.versions if facts.version.name == name), None)
-    return facts and card_of(facts, overview)
+    return card_of(facts, overview) if facts else None

@@ -14,9 +14,9 @@ from searchapp.views.panels import Option
 OTHER = "other"
 PRESETS = ("100", "10", "1")
 SHARE_WORDS = {
-    "100": "The category of every photo is used.",
-    "10": "Of nine photos in ten only the looks are learned from, as if they had no category.",
-    "1": "To see how far a few labels carry: the category of one photo in a hundred.",
+    "100": "The category of every photo is used: {labels} labels.",
+    "10": "About {labels} labels. Of the other photos only the looks are learned from.",
+    "1": "About {labels} labels, at least one of each category: to see how far a few of them carry.",
 }
 ARCHITECTURES = (("parity", "Parity"), ("budget", "Budget"))
 ARCHITECTURE_WORDS = {
@@ -94,7 +94,7 @@ def form_page(form: TrainingForm, plan: TrainingPlan, overview: ModelOverview) -
     return FormPage(
         plan=plan,
         shares=tuple(
-            choice("share", value, f"{value} %", f"{SHARE_WORDS[value]} {_labelled(plan, int(value))}")
+            choice("share", value, f"{value} %", SHARE_WORDS[value].format(labels=_labels(plan, int(value))))
             for value in PRESETS
         ),
         other=Option(OTHER, "Another share", chosen["share"] == OTHER),
@@ -111,9 +111,9 @@ def form_page(form: TrainingForm, plan: TrainingPlan, overview: ModelOverview) -
     )
 
 
-def _labelled(plan: TrainingPlan, percent: int) -> str:
+def _labels(plan: TrainingPlan, percent: int) -> str:
     """At least one photo of each category keeps its label, however small the share."""
-    return f"About {max(plan.categories, round(plan.photos * percent / 100)):,} photos."
+    return f"{max(plan.categories, round(plan.photos * percent / 100)):,}"
 
 
 def _time(plan: TrainingPlan) -> str:

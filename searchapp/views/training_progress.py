@@ -106,7 +106,7 @@ def _headline(job: Job, row: JobRow, history: Sequence[dict[str, Any]], epochs: 
             }.get(job.checkpoint.get("stage", ""), "Starting")
             return f"{words}{f', {row.eta}' if row.eta else ''}."
         case JobState.DONE:
-            return "Trained and measured. It waits to be put in use." if job.result else "Done."
+            return "Trained and measured."
         case JobState.CANCELLED:
             return f"Cancelled{f' after {at}' if at else ' before anything was learned'}."
         case _:

@@ -37,7 +37,7 @@ class Inspector:
                 self.found.append(f"{name} {path}: scrolls sideways")
             page.add_script_tag(path=AXE)
             for scheme in ("light", "dark"):
-                page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                page.emulate_media(color_scheme=scheme)
                 self.found += [f"{name} {scheme} {path}: {problem}" for problem in page.evaluate(SERIOUS)]
 
 

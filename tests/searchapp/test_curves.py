@@ -35,8 +35,8 @@ def test_a_curve_has_a_round_scale_and_its_ends_at_the_edges() -> None:
     curve = curve_of([(1, 3.0), (2, 1.0), (3, 0.2)])
 
     assert curve.y_labels == ("3", "2", "1", "0")
-    assert curve.points == ((6, 6), (300, pytest.approx(131.33)), (594, pytest.approx(181.47)))
-    assert curve.rules == (6, pytest.approx(68.67), pytest.approx(131.33), 194)
+    assert curve.points == ((6.0, 6.0), (300.0, 131.33), (594.0, 181.47))
+    assert curve.rules == (6.0, 68.67, 131.33, 194.0)
     assert curve.x_labels == ("1", "3")
     assert curve.line.startswith("6,6 300,131.33 ")
 
@@ -51,7 +51,7 @@ def test_what_is_not_a_number_is_left_out_and_the_line_goes_on() -> None:
 def test_one_point_is_a_dot_in_the_middle_and_none_is_no_curve() -> None:
     one, none = curve_of([(1, 0.5)]), curve_of([(1, math.nan)])
 
-    assert one.points == ((WIDTH / 2, pytest.approx(HEIGHT / 2)),)
+    assert one.points == ((WIDTH / 2, HEIGHT / 2),)
     assert one.x_labels == ("1", "")
     assert (none.points, none.line, none.y_labels) == ((), "", ())
 
