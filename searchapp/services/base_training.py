@@ -101,7 +101,7 @@ def _check_config(
     config: Mapping[str, Any], architecture: str, sizes: Mapping[str, int], *, from_scratch: bool
 ) -> None:
     """Refuse now what the training would refuse in minutes."""
-    from searchapp.services.training_run import recipe_with  # noqa: PLC0415  torch takes seconds to load
+    from searchapp.services.training_recipe import recipe_with  # noqa: PLC0415  torch takes seconds to load
 
     try:
         recipe_with(config, architecture, list(sizes.values()), from_scratch=from_scratch)

@@ -72,6 +72,8 @@ def version_answers(
     bundle = versions.bundle_of(version)
     entries = read_entries(version)
     calibrations = versions.calibrations_of(version, bundle)
+    present, producers = np.unique(entries.producers, return_inverse=True)
+    used = [calibrations[entries.producer_names[position]] for position in present.tolist()]
     gallery = CodedSet(signs_of(entries.codes), entries.embeddings.astype(np.float32))
     facts = _EntryFacts(entries.image_ids, entries.item_ids)
     values = {name: np.full(len(queries), np.nan) for name in METRICS}
@@ -83,13 +85,7 @@ def version_answers(
             continue
         asked = [block[at] for at in readable]
         relevant, hidden = facts.relevant(asked), facts.own(asked)
-        scores = two_stage_scores(
-            coded,
-            gallery,
-            entries.producers,
-            [calibrations[name] for name in entries.producer_names],
-            hidden=hidden,
-        )
+        scores = two_stage_scores(coded, gallery, producers, used, hidden=hidden)
         for name, found in answer_values(scores, relevant & ~hidden).items():
             values[name][[start + at for at in readable]] = found
     return values

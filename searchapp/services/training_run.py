@@ -4,13 +4,11 @@ Photos and recipe are fixed in a plan when the job first runs, so that a killed 
 What changed meanwhile is looked at again where it counts: entries are written for the photos that are there then.
 """
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,68 +19,23 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from ml.artifacts import Bundle, load_bundle
-from ml.base_version.catalogue import recipe_for, train_catalogue
-from ml.base_version.recipe import Recipe
-from ml.config import config_from_dict, merged
+from ml.base_version.catalogue import train_catalogue
 from ml.data.images import ImageSet
 from ml.training.loop import Progress
-from ml.training.memory import fastest_precision
 from searchapp.exceptions import Conflict
 from searchapp.failpoints import failpoint
-from searchapp.models import Job, ModelVersion, Vertical
+from searchapp.models import Job, ModelVersion
 from searchapp.services import deploying, encoding, intake, measuring, versions
 from searchapp.services.base_training import HISTORY_POINTS, LEAST_CATEGORIES
 from searchapp.services.jobs import JobRun
-from searchapp.services.training_photos import TrainingPhoto, category_sizes, training_photos
+from searchapp.services.training_photos import category_sizes, training_photos
+from searchapp.services.training_recipe import Plan, recipe_with
 
 PLAN_FILE, CHECKPOINT_FILE, BUNDLE_FOLDER = "plan.json", "fit.safetensors", "bundle"
 # How a job's bar is divided; the message says what is going on.
 UNITS = 1000
 SHARES = {"reading": (0, 50), "training": (50, 850), "encoding": (850, 960), "measuring": (960, UNITS)}
 REGISTER_ATTEMPTS = 5
-
-
-def recipe_with(
-    config: Mapping[str, Any], architecture: str, class_sizes: Sequence[int], *, from_scratch: bool
-) -> Recipe:
-    """The recipe for a catalogue with classes of these sizes, with the user's values in their places.
-
-    Raises ValueError naming what is wrong and what is allowed.
-    """
-    recipe = recipe_for(architecture, class_sizes, from_scratch=from_scratch)
-    # A mirrored product is the same product, a mirrored place another one.
-    sampling = replace(recipe.sampling, mirrored_packs=(Vertical.PRODUCT.value,))
-    fit = replace(recipe.fit, precision=fastest_precision())
-    recipe = merged(replace(recipe, sampling=sampling, fit=fit), config)
-    if recipe.sampling.classes_per_batch > len(class_sizes):
-        raise ValueError(
-            f"config.sampling.classes_per_batch is {recipe.sampling.classes_per_batch}, there are "
-            f"{len(class_sizes)} categories"
-        )
-    return recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a training is made of, the same in every attempt."""
-
-    photos: tuple[TrainingPhoto, ...]
-    recipe: Recipe
-    start: str  # digest of the version to go on from; empty: random weights
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(category_sizes(list(self.photos)))
-
-    def as_json(self) -> str:
-        photos = [photo.as_row() for photo in self.photos]
-        return json.dumps({"photos": photos, "recipe": asdict(self.recipe), "start": self.start})
-
-    @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        values = json.loads(text)
-        photos = tuple(TrainingPhoto(**row) for row in values["photos"])
-        return cls(photos, config_from_dict(Recipe, values["recipe"]), values["start"])
 
 
 def base_training_run(run: JobRun) -> dict[str, Any]:
