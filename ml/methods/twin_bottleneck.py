@@ -53,19 +53,19 @@ class Bottlenecks:
     """What is asked of the two bottlenecks. The defaults are what `train_base` uses; see `published()`."""
 
     # Binary bottleneck
-    random_share: float = 1.0  # of the batches whose thresholds are drawn instead of 0.5, [0, 1]
-    class_weight: float = 1.0  # eta, of the class head on the bits
+    random_share: float = 0.0  # of the batches whose thresholds are drawn instead of 0.5, [0, 1]
+    class_weight: float = 0.5  # eta, of the class head on the bits
     class_head: str = "bits"  # where it sits: "bits", "embedding" or "both"
     late_class_share: float = 1.0  # of class_weight in the last third of training; 0.5 against wrong labels
-    balance_weight: float = 0.0  # each bit splits the batch (deterministic, instead of a critic)
-    decorrelation_weight: float = 0.0  # bits say different things
-    divergence_weight: float = 0.2  # of JMLH: keeps probabilities near 0.5
-    contrast_weight: float = 1.0  # ours: supervised contrastive loss on the bits
+    balance_weight: float = 0.05  # each bit splits the batch (deterministic, instead of a critic)
+    decorrelation_weight: float = 0.05  # bits say different things
+    divergence_weight: float = 0.0  # of JMLH: keeps probabilities near 0.5
+    contrast_weight: float = 0.25  # ours: supervised contrastive loss on the bits
     contrast_temperature: float = 0.2  # of code similarity in [-1, 1], > 0
     relation_weight: float = 0.0  # ours: the codes' similarities follow those of the embeddings
     # Reconstruction of the trunk's feature
     reconstruct: Literal["graph", "bits", "none"] = "bits"
-    reconstruction_weight: float = 0.3
+    reconstruction_weight: float = 0.5
     decoder_hidden: int = 512
     adjacency_exponent: float = 1.4  # > 0; 1.4 is the released code's
     adjacency_nearest: int = 0  # edges kept per item; 0 = all
@@ -116,8 +116,9 @@ def published(**changes: object) -> Bottlenecks:
     Without labels (`class_weight=0`) it is TBH.
     """
     settings: dict[str, object] = {
-        "reconstruct": "graph", "reconstruction_weight": 1.0, "adversarial_weight": 0.1, "contrast_weight": 0.0,
-        "ce_weight": 0.0, "ms_weight": 0.0, "random_share": 0.0, "divergence_weight": 0.0,
+        "class_weight": 1.0, "reconstruct": "graph", "reconstruction_weight": 1.0, "adversarial_weight": 0.1,
+        "balance_weight": 0.0, "decorrelation_weight": 0.0, "contrast_weight": 0.0, "ce_weight": 0.0,
+        "ms_weight": 0.0,
     }  # fmt: skip
     return Bottlenecks(**settings | changes)  # type: ignore[arg-type]
 
@@ -125,8 +126,9 @@ def published(**changes: object) -> Bottlenecks:
 def class_head_alone(**changes: object) -> Bottlenecks:
     """JMLH: a class head on stochastic bits and the divergence; no graph, no decoder, no critics."""
     settings: dict[str, object] = {
-        "reconstruct": "none", "divergence_weight": 0.2, "random_share": 1.0, "contrast_weight": 0.0,
-        "ce_weight": 0.0, "ms_weight": 0.0,
+        "class_weight": 1.0, "reconstruct": "none", "divergence_weight": 0.2, "random_share": 1.0,
+        "balance_weight": 0.0, "decorrelation_weight": 0.0, "contrast_weight": 0.0, "ce_weight": 0.0,
+        "ms_weight": 0.0,
     }  # fmt: skip
     return Bottlenecks(**settings | changes)  # type: ignore[arg-type]
 

@@ -13,9 +13,11 @@ from ml.experiments.evidence import Evidence
 from ml.experiments.protocol import Options, PlannedRun
 from ml.experiments.twin_bottleneck import presenting
 from ml.experiments.twin_bottleneck.arms import (
+    ALONE_SEEDS,
     CLAIMED_SEEDS,
     FEW_LABELS,
     LENGTHS,
+    PLAUSIBILITY_LENGTHS,
     PLAUSIBILITY_SEEDS,
     PRODUCT_LENGTH,
     WRONG_LABELS,
@@ -32,6 +34,7 @@ from ml.training.memory import fastest_precision
 
 UNION, ALONE = "union", "grocery"
 GALLERY_PER_CLASS, QUERIES_PER_CLASS = 2_000, 200  # of digits: 20,000 entries, 2,000 queries
+END_TO_END_STEPS = 700
 SMOKE_IMAGES, SMOKE_CLASSES, SMOKE_EPOCHS = 12, 10, 2
 SIMPLE = ("itq", "lsh", "jmlh")  # the rivals of C3b; the best of them on the very metric is the one to beat
 ALL = Condition()
@@ -86,20 +89,25 @@ def _runs(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
     """Trunk by trunk: the trunk's own run, then the arms that stand on it."""
     base = _Stand.of(split, ALL, options)
     yield base.trunk
-    is_main = split.name in {UNION, ALONE}
-    for code_bits in LENGTHS[-2:-1] if options.smoke else LENGTHS:
-        arms = main_arms(code_bits, seeds=CLAIMED_SEEDS if is_main else PLAUSIBILITY_SEEDS)
+    lengths = LENGTHS if split.name in {UNION, ALONE} else PLAUSIBILITY_LENGTHS
+    for code_bits in lengths[-1:] if options.smoke else lengths:
+        arms = main_arms(code_bits, seeds=seeds_of(split.name))
         yield from base.runs(arms, f"{code_bits} bits")
     if options.smoke:
         return
     if split.name == UNION:
-        yield from base.runs(ablations(), f"{PRODUCT_LENGTH} bits")
         for condition in (*FEW_LABELS, *WRONG_LABELS):
             stand = _Stand.of(split, condition, options)
             yield stand.trunk
             yield from stand.runs(label_arms(condition), f"{PRODUCT_LENGTH} bits/{condition.title}")
     if split.name == ALONE:
+        yield from base.runs(ablations(), f"{PRODUCT_LENGTH} bits")
         yield from _end_to_end(split, options)
+
+
+def seeds_of(name: str) -> int:
+    """Of the arms that claims name, on the data set of this name."""
+    return {UNION: CLAIMED_SEEDS, ALONE: ALONE_SEEDS}.get(name, PLAUSIBILITY_SEEDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,7 @@ def _shortened(arm: Arm) -> Arm:
 
 
 def _end_to_end(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
-    trunk = recipe(split, ALL, precision=fastest_precision(), smoke=options.smoke)
+    trunk = recipe(split, ALL, precision=fastest_precision(), smoke=options.smoke, steps=END_TO_END_STEPS)
     setting = f"{split.name}/end to end"
     for name, own in recipes(trunk).items():
         for seed in options.seeds[:END_TO_END_SEEDS]:
@@ -166,7 +174,7 @@ def _questions_of(setting: str, names: set[Any], evidence: Evidence) -> list[Que
     place, _, tail = setting.partition("/")
     if tail in {"trunk", "end to end"} or "trunk" in tail or "wrong" in tail:
         return []
-    seeds = CLAIMED_SEEDS if place in {UNION, ALONE} else PLAUSIBILITY_SEEDS
+    seeds = seeds_of(place)
     if "of labels" in tail:
         return [_against_jmlh(setting, "map_at_1000_all", seeds)]
     asked = [

@@ -75,12 +75,14 @@ class Features:
     known: NDArray[np.int64]
 
 
-def recipe(split: ClassSplit, condition: Condition, *, precision: str, smoke: bool) -> Recipe:
+def recipe(
+    split: ClassSplit, condition: Condition, *, precision: str, smoke: bool, steps: int = STEPS
+) -> Recipe:
     """The trunk's own training: the compact method at 64 pixels (digits: native), `budget` widths."""
     _, channels, size, _ = split.images.images.pixels.shape
     labelled = int((condition.apply(split.train_labels, len(split.base)) >= 0).sum())
     per_batch = min(32, len(split.base)) * 4
-    steps = 20 if smoke else STEPS if condition.share == 1 else STEPS // 2
+    steps = 20 if smoke else steps if condition.share == 1 else steps // 2
     strides = (2, 2, 2, 1) if size >= 48 else (2, 2, 1, 1)
     return Recipe(
         seed=TRUNK_SEED,
