@@ -61,7 +61,6 @@ class Matched:
     summary: str = ""
     how: str = ""
     back: Back | None = None
-    failure: Failure | None = None
 
     @property
     def is_tall(self) -> bool:
@@ -79,24 +78,32 @@ def explain(request: HttpRequest) -> HttpResponse:
             return HttpResponseRedirect(asked.address())
         data, filename = _photo(request, asked)
         if not data:
-            return _shown(request, Matched(failure=PHOTO_GONE), status=400)
+            return _shown(request, failure=PHOTO_GONE, status=400)
         _spend(request, sku)
         found = explain_item(data=data, filename=filename, crop=asked.shown_crop, sku=sku)
+        query = preview_of(data)
     except SearchAppError as error:
-        response = _shown(request, Matched(failure=_failure(error)), status=error.status)
+        response = _shown(request, failure=_failure(error), status=error.status)
         if seconds := getattr(error, "retry_after_seconds", None):
             response["Retry-After"] = str(seconds)
         return response
-    return _shown(request, _matched(found, asked, preview_of(data), is_post=request.method == "POST"))
+    is_post = request.method == "POST"
+    back = _back(asked, _kept(request) or query.url) if is_post else Back(asked.address(), "get")
+    return _shown(request, _matched(found, asked, query, back))
 
 
 def _photo(request: HttpRequest, asked: Asked) -> tuple[bytes, str]:
     if request.method != "POST":
         return media_read(sample_path(asked.sample)), ""
-    upload, kept = request.FILES.get("image"), request.POST.get("kept", "")
+    upload, kept = request.FILES.get("image"), _kept(request)
     if isinstance(upload, UploadedFile):
         return upload.read(), upload.name or ""
     return (preview_bytes(kept) if kept else b""), ""
+
+
+def _kept(request: HttpRequest) -> str:
+    """The copy of the photo that the last page without scripts carried; "" when the photo itself came."""
+    return "" if request.FILES.get("image") else request.POST.get("kept", "")
 
 
 def _spend(request: HttpRequest, sku: str) -> None:
@@ -113,7 +120,7 @@ def _failure(error: SearchAppError) -> Failure:
     return failure_of(error)
 
 
-def _matched(found: ExplainedItem, asked: Asked, query: Preview, *, is_post: bool) -> Matched:
+def _matched(found: ExplainedItem, asked: Asked, query: Preview, back: Back) -> Matched:
     explanation, item = found.explanation, found.item
     title = item.title or item.sku
     return Matched(
@@ -125,7 +132,7 @@ def _matched(found: ExplainedItem, asked: Asked, query: Preview, *, is_post: boo
         summary=explanation.summary,
         how=f"{COVERS} parts of your photo were covered, one after another, to see how much each counts. "
         f"{math.ceil(found.took_ms['total'])} ms",
-        back=_back(asked, query, is_post=is_post),
+        back=back,
     )
 
 
@@ -136,16 +143,20 @@ def _heat(grid: NDArray[np.float64], asked: Asked, query: Preview) -> Heat:
     return Heat(veil_url(grid), outline, legend_url(), x, y, width, height, is_cropped)
 
 
-def _back(asked: Asked, query: Preview, *, is_post: bool) -> Back:
-    if not is_post:
-        return Back(asked.address(), "get")
+def _back(asked: Asked, kept: str) -> Back:
     crop: Mapping[str, str] = {name: f"{value:g}" for name, value in zip(CROP_FIELDS, asked.crop)}
-    fields = {"kept": query.url, "photo": asked.photo, "q": asked.words, **crop}
+    fields = {"kept": kept, "photo": asked.photo, "q": asked.words, **crop}
     return Back(reverse("search"), "post", (*fields.items(), *asked.filters))
 
 
-def _shown(request: HttpRequest, matched: Matched, status: int = 200) -> HttpResponse:
+def _shown(
+    request: HttpRequest,
+    matched: Matched | None = None,
+    *,
+    failure: Failure | None = None,
+    status: int = 200,
+) -> HttpResponse:
     template = "search/_matched.html" if getattr(request, "htmx", None) else "search/matched.html"
-    response = render(request, template, {"matched": matched}, status=status)
+    response = render(request, template, {"matched": matched, "failure": failure}, status=status)
     patch_vary_headers(response, ["HX-Request"])
     return response

@@ -86,6 +86,9 @@ class SearchPage:
     shelves: tuple[Tile, ...] = ()
     title: str = "Perennial: find it by its picture"
     max_bytes: int = settings.IMAGE_MAX_BYTES
+    unexplained: Failure = field(
+        default=Failure("No connection", "Your photo is still here; try again in a moment.")
+    )
     offline: Failure = field(
         default=Failure(
             "No connection", "The search could not be sent. Your photo is still here.", can_retry=True

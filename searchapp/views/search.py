@@ -53,7 +53,7 @@ def search_by_photo(request: HttpRequest) -> HttpResponse:
     except InvalidInput as error:
         return _answered(request, replace(_readable(request.POST), photo=NEW_PHOTO), error=error)
     upload = request.FILES.get("image")
-    kept = request.POST.get("kept", "")
+    kept = "" if upload else request.POST.get("kept", "")
     if not upload and not kept:
         return _without_photo(request, asked)
     asked = replace(asked, photo=asked.photo or NEW_PHOTO, sample="", sku="")
@@ -62,9 +62,9 @@ def search_by_photo(request: HttpRequest) -> HttpResponse:
         data = upload.read() if isinstance(upload, UploadedFile) else preview_bytes(kept)
         answer = _photo_answer(request, asked, data, filename=getattr(upload, "name", "") or "")
         results = results_of(answer, asked, facets(), is_staff=_is_staff(request))
-        return _answered(request, asked, results=results, data=data)
+        return _answered(request, asked, results=results, data=data, kept=kept)
     except SearchAppError as error:
-        return _answered(request, asked, error=error, data=data)
+        return _answered(request, asked, error=error, data=data, kept=kept)
 
 
 def _asked_of_the_catalogue(request: HttpRequest, asked: Asked) -> Results:
@@ -129,6 +129,7 @@ def _answered(
     results: Results | None = None,
     error: SearchAppError | None = None,
     data: bytes = b"",
+    kept: str = "",
     status: int = 200,
 ) -> HttpResponse:
     """Results or an error, as the whole page or (for htmx) as the part that changes."""
@@ -140,7 +141,7 @@ def _answered(
     elif isinstance(error, BadImage):
         response = _page(request, _start_page(error=error.message), status=status)
     else:
-        response = _page(request, _results_page(asked, results, error, data), status=status)
+        response = _page(request, _results_page(asked, results, error, _carried(data, kept)), status=status)
     patch_vary_headers(response, ["HX-Request"])
     if error is not None and (seconds := getattr(error, "retry_after_seconds", None)):
         response["Retry-After"] = str(seconds)
@@ -148,10 +149,9 @@ def _answered(
 
 
 def _results_page(
-    asked: Asked, results: Results | None, error: SearchAppError | None, data: bytes
+    asked: Asked, results: Results | None, error: SearchAppError | None, kept: str
 ) -> SearchPage:
     found = facets()
-    kept = preview_url(data) if data else ""
     panel = panel_of(asked, found, photo_url=kept or _photo_url(asked), kept=kept, item=_item(asked))
     title = (
         results.failure.title if results and results.failure else (results.heading if results else "Search")
@@ -162,6 +162,14 @@ def _results_page(
         results=results,
         title=f"{title} · Perennial",
     )
+
+
+def _carried(data: bytes, kept: str) -> str:
+    """The photo as the page sends it back. A copy that came back goes on as it is: encoding it again and again would
+    wear it out, and change the results."""
+    if not data:
+        return ""
+    return kept or preview_url(data)
 
 
 def _start_page(error: str = "") -> SearchPage:

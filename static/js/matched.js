@@ -1,23 +1,21 @@
-// “What matched?” opens over the results, says what it found, and closes by button, Esc or a tap beside it.
+// “What matched?” opens over the results, its sentence is its description, and it closes by button, Esc or a tap beside it.
 
 const matched = document.getElementById("matched");
-const isItsOwn = (event) => event.detail.target === matched;
+let opener = null;
 
-function open() {
-  if (!matched.open) matched.showModal();
-  const words = document.getElementById("matched-words") || matched.querySelector("[role=alert]");
-  document.getElementById("announce").textContent = words?.textContent.trim() || "";
-}
-
-document.addEventListener("htmx:afterSettle", (event) => event.target === matched && open());
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.detail.target === matched) opener = event.target;
+});
+document.addEventListener("htmx:afterSettle", (event) => event.target === matched && !matched.open && matched.showModal());
 for (const name of ["htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(name, (event) => {
-    if (!isItsOwn(event)) return;
-    const note = document.getElementById("problem").content.cloneNode(true);
-    note.querySelector("[data-text]").textContent = "No connection. Your photo is still here; try again.";
-    matched.replaceChildren(note, document.getElementById("close").content.cloneNode(true));
-    open();
+    if (event.detail.target !== matched) return;
+    matched.replaceChildren(document.getElementById("unexplained").content.cloneNode(true));
+    matched.showModal();
   });
 }
 matched.addEventListener("click", (event) => event.target === matched && matched.close());
-matched.addEventListener("close", () => matched.replaceChildren());
+matched.addEventListener("close", () => {
+  matched.replaceChildren();
+  opener?.focus({ preventScroll: true });
+});

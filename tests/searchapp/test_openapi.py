@@ -157,6 +157,9 @@ def test_examples_of_every_operation_answer_as_described(
     operator = session_client(operator_make())
 
     found = check(anonymous, "post", f"{v1}/search", data={"image": photo_file(photos[0])}).json()
+    for client in (anonymous, staff):
+        check(client, "post", f"{v1}/search", data={"image": photo_file(photos[0]), "explain": "true"})
+    check(anonymous, "post", f"{v1}/search", json={"text": "apple", "explain": True})
     check(staff, "post", f"{v1}/search", json={"text": "apple"})
     check(anonymous, "post", f"{v1}/search", json={"sku": "apple-0"})
     check(anonymous, "post", f"{v1}/search", json={"sku": "nobody"})
@@ -258,6 +261,7 @@ def test_nonsense_in_any_field_is_answered_as_described_and_never_with_a_500(
     checker = Checker(document)
     shop(photos)
     searching = ["text", "sku", "k", "category", "vertical", "price_min", "price_max", "tag", "tags", "code"]
+    searching += ["explain", "explain_sku"]
     for body in bodies([*searching, "embedding", "model_version", "crop", "image", "offset"]):
         checker.check(anonymous, "post", "/api/v1/search", json=body)
     for body in bodies(

@@ -84,6 +84,7 @@ def test_the_results_carry_the_photo_back_so_that_a_filter_needs_no_new_upload_a
     second = client.post("/search", {"kept": kept[1], "category": "drink"})
 
     assert titles(second) == ["Orange juice"] * 3
+    assert f'name="kept" value="{kept[1]}"' in second.content.decode()  # encoded once, not at every step
     assert sorted(path for path in data_dir.rglob("*") if path.is_file()) == before
 
 
