@@ -23,10 +23,12 @@ def chosen_mix(vectors: Vectors, task: RetrievalTask) -> float:
 
 def fused_scan(vectors: Vectors, task: RetrievalTask, mix: float) -> Values:
     """(Q,) mAP@100 of all entries by mix * code similarity + (1 - mix) * cosine; mix 0 is the float scan."""
-    signs = np.unpackbits(vectors.codes, axis=1).astype(np.float32) * 2 - 1
-    columns = np.hstack(
-        [signs * np.float32((mix / signs.shape[1]) ** 0.5), vectors.embeddings * np.float32((1 - mix) ** 0.5)]
-    )
+    columns = vectors.embeddings
+    if mix > 0:
+        signs = np.unpackbits(vectors.codes, axis=1).astype(np.float32) * 2 - 1
+        # The order is the same at any scale; unscaled signs keep ties between codes exact.
+        weight = np.float32(((1 - mix) / mix * signs.shape[1]) ** 0.5)
+        columns = np.hstack([signs, vectors.embeddings * weight])
     return retrieval_values(
         columns[task.queries], task.query_labels, columns[task.gallery], task.gallery_labels, deep=False
     ).map_at_100
