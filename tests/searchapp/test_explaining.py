@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from django.core.cache import cache
+from django.core.management import CommandError, call_command
 from django.test import Client
 from PIL import Image
 
@@ -411,3 +412,25 @@ def test_the_veil_is_dark_where_nothing_matched_and_clear_at_the_line() -> None:
     assert opacity[-1].min() > 170
     assert opacity[:, 0].min() < 60  # passes through clear on its way
     assert opacity[0].max() < 100
+
+
+# --- the command
+
+
+def test_the_command_explains_a_picture_and_refuses_words(
+    items: list[Item], photos: list[bytes], tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(photos[1])
+    said = io.StringIO()
+
+    call_command("search", str(photo), "--explain", "apple-0", stdout=said)
+    call_command("search", str(photo), "--explain", "--json", stdout=(answered := io.StringIO()))
+
+    assert re.search(r"^apple-0: .+your photo", said.getvalue(), re.MULTILINE)
+    found = json.loads(answered.getvalue())["explanation"]
+    assert found["sku"] == "apple-1"
+    assert np.array(found["drops"]).shape == (GRID, GRID)
+    with pytest.raises(CommandError, match="only a search by picture") as refused:
+        call_command("search", text="apple", explain="")
+    assert refused.value.returncode == 2

@@ -24,6 +24,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--crop", default="", metavar="X,Y,W,H", help="the part of the picture to look at, in 0-1"
         )
+        parser.add_argument(
+            "--explain",
+            nargs="?",
+            const=search.EXPLAIN_BEST,
+            metavar="SKU",
+            help="also say what in the picture matched the best result, or the one named",
+        )
         parser.add_argument("-k", default="24", help="how many results, 1 to 50")
         parser.add_argument("--category", default="", help="slug or path; everything beneath it counts")
         parser.add_argument("--vertical", default="", help="product or landmark")
@@ -37,6 +44,8 @@ class Command(BaseCommand):
             raise CommandError(
                 "give an image file, --text or --item (--text may go with an image)", returncode=2
             )
+        if options["explain"] is not None and not options["image"]:
+            raise CommandError("only a search by picture can be explained; give an image file", returncode=2)
         try:
             serving.follow_once()
             answer = _answer(options, SearchOptions.parse(options))
@@ -58,7 +67,12 @@ def _answer(options: dict[str, Any], parsed: SearchOptions) -> SearchAnswer:
     crop = intake.Crop.parse(options["crop"]) if options["crop"] else None
     path = Path(options["image"])
     return search.search_by_image(
-        data=path.read_bytes(), filename=path.name, crop=crop, options=parsed, text=options["text"]
+        data=path.read_bytes(),
+        filename=path.name,
+        crop=crop,
+        options=parsed,
+        text=options["text"],
+        explain=options["explain"],
     )
 
 
@@ -67,5 +81,7 @@ def _table(answer: SearchAnswer) -> str:
         f"{rank:>3}  {result.score:.3f} {result.strength:<6}  {result.sku:<40.40}  {result.category}"
         for rank, result in enumerate(answer.results, start=1)
     ]
+    if answer.explanation is not None:
+        lines.append(f"{answer.explanation.sku}: {answer.explanation.summary}")
     found = f"{len(answer.results)} of {answer.entries} entries, version {answer.model_version}"
     return "\n".join([*lines, f"{found}, {answer.took_ms['total']:.1f} ms"])
