@@ -8,7 +8,7 @@ other count as wrong even where a jacket is found for a jacket. That is the same
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -66,6 +66,7 @@ class ClassSplit:
     choosing: RetrievalTask
     final: RetrievalTask
     without_class: int
+    tags: Mapping[str, Names]  # of base classes: `Dataset.tags`
     fingerprint: str  # SHA-256 (hex) of the data set's own, the classes and the caps
 
 
@@ -116,6 +117,7 @@ def class_split(
         choosing=pool.task(*choosing, used=used, base=base),
         final=pool.task(*final, used=used, base=base),
         without_class=int(np.count_nonzero(dataset.test.labels() < 0)),
+        tags={name: dataset.tags.get(name, ()) for name in roles[0]},
         fingerprint=hashlib.sha256(f"{dataset.fingerprint} classes {roles} {caps}".encode()).hexdigest(),
     )
 

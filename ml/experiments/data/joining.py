@@ -37,6 +37,7 @@ def joined_dataset(datasets: Sequence[Dataset], name: str = "union") -> Dataset:
         unseen_gallery=_joined([d.unseen_gallery for d in shown if d.unseen_gallery]) if shown else None,
         unseen_queries=_joined([d.unseen_queries for d in shown if d.unseen_queries]) if shown else None,
         fingerprint=hashlib.sha256("".join(lines).encode()).hexdigest(),
+        tags={name: tags for dataset in datasets for name, tags in dataset.tags.items()},
     )
 
 

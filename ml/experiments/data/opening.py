@@ -6,7 +6,7 @@ where they cannot (clothing: every photo is an item; a shop catalogue: no produc
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,7 +137,17 @@ def _open_packed(pack: Pack, size: int) -> Dataset:
         unseen_gallery=part(unseen, _unseen_relevance, unseen_names) if unseen else None,
         unseen_queries=part(shown[True], _unseen_relevance, unseen_names) if shown[True] else None,
         fingerprint=pack.fingerprint(),
+        tags=_shared_tags(train),
     )
+
+
+def _shared_tags(records: Iterable[PackRecord]) -> dict[str, tuple[str, ...]]:
+    """Class name -> the tags that all its photos carry, sorted."""
+    shared: dict[str, set[str]] = {}
+    for record in records:
+        own = {tag for tag in record.columns.get("tags", "").split("|") if tag}
+        shared[_relevance(record)] = shared.get(_relevance(record), own) & own
+    return {name: tuple(sorted(tags)) for name, tags in shared.items()}
 
 
 def _relevance(record: PackRecord) -> str:

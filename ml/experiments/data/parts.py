@@ -1,8 +1,8 @@
 """The images of an experiment, sorted into parts that share nothing, and small choices of them."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,8 @@ class Dataset:
     """train, validation and test share `train.images.names`; test is for reporting only.
 
     unseen_*: the reserved classes of a pack, with names of their own and labelled by item. unseen_queries is
-    None where no query split shows them (a shop catalogue): leave one out within unseen_gallery.
+    None where no query split shows them (a shop catalogue): leave one out within unseen_gallery. tags: what every
+    training photo of a class carries in its pack's `tags` column, by class name.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Dataset:
     unseen_gallery: Part | None
     unseen_queries: Part | None
     fingerprint: str  # SHA-256 (hex) of the source files; the same at every size
+    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:

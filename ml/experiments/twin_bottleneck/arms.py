@@ -32,7 +32,7 @@ class Arm:
     settings: Bottlenecks = field(default_factory=Bottlenecks)
     heads: HeadConfig = field(default_factory=HeadConfig)
     seeds: int = DESCRIBED_SEEDS
-    is_multi_label: bool = False
+    has_tags: bool = False  # the class head tells the class and the tags its photos share
 
 
 SHIPPED = Bottlenecks()
@@ -115,5 +115,7 @@ def ablations() -> Iterator[Arm]:
     }
     for name, changes in of_shipped.items():
         yield Arm(f"shipped, {name}", settings=replace(SHIPPED, **changes))  # type: ignore[arg-type]
+    yield Arm("satbh, tags", settings=SATBH, has_tags=True)
+    yield Arm("shipped, tags", settings=SHIPPED, has_tags=True)
     yield Arm("shipped, classes alike", settings=SHIPPED, heads=HeadConfig(class_exponent=0.0))
     yield Arm("shipped, rare classes first", settings=SHIPPED, heads=HeadConfig(class_exponent=-0.5))

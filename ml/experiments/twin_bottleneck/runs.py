@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ml.evaluation.codes import code_diagnostics
 from ml.evaluation.metrics import mean_of
-from ml.experiments.data import RetrievalTask
+from ml.experiments.data import ClassSplit, RetrievalTask
 from ml.experiments.ledger import RunRecord
 from ml.experiments.twin_bottleneck.arms import PRODUCT_LENGTH, Arm
 from ml.experiments.twin_bottleneck.costs import chosen_mix, two_stages
@@ -72,7 +72,10 @@ def _vectors(features: Features, arm: Arm, seed: int, checkpoint: Path) -> Vecto
     own, every = features.vectors[features.split.train], features.vectors
     match arm.source:
         case "heads":
-            return train_heads(features, arm.settings, arm.heads, seed=seed, checkpoint=checkpoint)
+            sets = label_sets(features.split) if arm.has_tags else None
+            return train_heads(
+                features, arm.settings, arm.heads, seed=seed, checkpoint=checkpoint, label_sets=sets
+            )
         case "classifier":
             heads = train_heads(features, arm.settings, arm.heads, seed=seed, checkpoint=checkpoint)
             codes = sign_bits(arm.heads.code_bits).encode(heads.embeddings)
@@ -83,6 +86,15 @@ def _vectors(features: Features, arm: Arm, seed: int, checkpoint: Path) -> Vecto
             fitted = iterative_quantisation if arm.source == "itq" else random_hyperplanes
             codes = fitted(own, arm.heads.code_bits, seed=seed).encode(every)
             return Vectors(codes, unit(every), time.monotonic() - started)
+
+
+def label_sets(split: ClassSplit) -> NDArray[np.float32]:
+    """(C, C + T) in {0, 1}: each base class has itself as a label, and the tags its training photos share."""
+    tags = sorted({tag for name in split.base for tag in split.tags[name]})
+    tagged = [[tag in split.tags[name] for tag in tags] for name in split.base]
+    return np.hstack([np.eye(len(split.base)), np.array(tagged).reshape(len(split.base), -1)]).astype(
+        np.float32
+    )
 
 
 def _structure(vectors: Vectors, task: RetrievalTask) -> dict[str, float]:

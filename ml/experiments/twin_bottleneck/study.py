@@ -136,6 +136,8 @@ class _Stand:
         }  # fmt: skip
         if arm.source in {"heads", "classifier"}:
             identity["settings"] = asdict(arm.settings)
+        if arm.has_tags:
+            identity["has_tags"] = True
         features = partial(features_of, self.split, self.condition, self.trunk, self.options)
         work = partial(measure, Task(arm, setting, seed, features))
         return PlannedRun(name=arm.name, setting=setting, seed=seed, identity=identity, work=work)

@@ -19,7 +19,7 @@ from ml.experiments.twin_bottleneck.costs import BYTES_OF_FLOAT, fused_scan, poo
 from ml.experiments.twin_bottleneck.end_to_end import recipes
 from ml.experiments.twin_bottleneck.heads import FeatureBatches, HeadConfig, Vectors
 from ml.experiments.twin_bottleneck.measuring import code_quality, float_quality, macro
-from ml.experiments.twin_bottleneck.runs import Task, measure
+from ml.experiments.twin_bottleneck.runs import Task, label_sets, measure
 from ml.experiments.twin_bottleneck.trunks import Condition, Features, recipe, training_images
 
 FEW_STEPS = HeadConfig(epochs=1, batch=32, code_bits=32)
@@ -45,7 +45,7 @@ def test_each_ablation_changes_what_its_name_says_and_nothing_else() -> None:
         base = SATBH if arm.name.startswith("satbh") else SHIPPED
         losses = {name for name, value in asdict(arm.settings).items() if value != getattr(base, name)}
         heads = {name for name, value in asdict(arm.heads).items() if value != getattr(HeadConfig(), name)}
-        assert losses or heads, arm.name
+        assert losses or heads or arm.has_tags, arm.name
         assert not (losses and heads), arm.name
     names = [arm.name for arm in ablations()]
     assert len(set(names)) == len(names)
@@ -169,6 +169,15 @@ def test_heads_of_the_product_length_are_asked_what_two_stages_cost(
     assert {"float_scan_seen", "two_stage_10_seen", "two_stage_30_unseen"} <= set(record.per_query)
     entries = len(features.split.final.gallery)
     assert float(record.values["bytes_10"]) <= BYTES_OF_FLOAT * entries / 10
+
+
+def test_tags_that_all_photos_of_a_class_share_are_labels_beside_the_class(split: ClassSplit) -> None:
+    sets, classes = label_sets(split), len(split.base)
+    assert np.array_equal(sets[:, :classes], np.eye(classes))
+    fruit = sorted({tag for name in split.base for tag in split.tags[name]}).index("fruit") + classes
+    is_fruit = ["fruit" in split.tags[name] for name in split.base]
+    assert sets[:, fruit].astype(bool).tolist() == is_fruit
+    assert 0 < sum(is_fruit) < classes
 
 
 def test_arms_of_the_end_differ_in_their_method_alone(split: ClassSplit) -> None:
