@@ -15,7 +15,7 @@ from ml.experiments.ledger import Ledger
 from ml.experiments.protocol import Options
 from ml.experiments.twin_bottleneck import EXPERIMENT
 from ml.experiments.twin_bottleneck.arms import LENGTHS, SATBH, SHIPPED, Arm, ablations, main_arms
-from ml.experiments.twin_bottleneck.costs import BYTES_OF_FLOAT, fused_scan, pool_of
+from ml.experiments.twin_bottleneck.costs import BYTES_OF_FLOAT, chosen_mix, fused_scan, pool_of
 from ml.experiments.twin_bottleneck.end_to_end import recipes
 from ml.experiments.twin_bottleneck.heads import FeatureBatches, HeadConfig, Vectors
 from ml.experiments.twin_bottleneck.measuring import code_quality, float_quality, macro
@@ -137,6 +137,22 @@ def test_a_mix_of_nothing_but_embeddings_is_the_float_scan(features: Features) -
     assert np.allclose(fused_scan(vectors, task, 0.0), found, equal_nan=True)
     by_code = code_quality(vectors.codes, task)["map_at_100_all"]
     assert np.allclose(fused_scan(vectors, task, 1.0), by_code, equal_nan=True, atol=1e-6)
+
+
+def test_unseen_classes_have_half_of_the_say_in_the_mix(features: Features) -> None:
+    """Codes that only know seen classes, embeddings that only know unseen ones: between them few unseen queries."""
+    task = features.split.choosing
+    labels = np.concatenate([task.gallery_labels, task.query_labels])
+    rows, count = np.concatenate([task.gallery, task.queries]), len(features.vectors)
+    codes, embeddings = np.zeros((count, 4), np.uint8), np.zeros((count, 32), np.float32)
+    is_unseen = labels >= len(features.split.base)
+    codes[rows[~is_unseen], 0] = 1 + labels[~is_unseen]
+    embeddings[rows, np.where(is_unseen, labels % 31, 31)] = 1
+    vectors = Vectors(codes, embeddings, 0.0)
+    mix = chosen_mix(vectors, task)
+    alike = fused_scan(vectors, task, mix)
+    assert np.nanmean(alike[task.query_unseen]) > 0.9
+    assert np.nanmean(alike[~task.query_unseen]) > 0.9
 
 
 def _unit_vectors(features: Features) -> Vectors:
