@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from ml.retrieval.occlusion import GRID, OcclusionMap
 
-# What is told of the map: tenths, and never how much was lost. From exact drops under 81 known covers
-# the stored embedding could be solved for.
+# Everybody sees the map in tenths of its peak; how much was lost comes with a key alone. Whoever also has the encoder
+# could solve the exact losses under so many known covers for the stored embedding.
 HEAT_DIGITS = 1
 
 Grid = NDArray[np.float64]
