@@ -361,7 +361,7 @@ def test_a_step_takes_every_image_to_be_without_label() -> None:
     features, labels = features_of_classes(40)
     trainer = trainer_of(Bottlenecks())
     logs = trainer.training_step(Batch(images=features, labels=torch.full_like(labels, -1))).logs
-    assert set(logs) == {"divergence", "reconstruction"}
+    assert set(logs) == {"balance", "decorrelation", "reconstruction"}
 
 
 def test_wrong_settings_are_named() -> None:
