@@ -1,6 +1,5 @@
 """What in a photo matched a result: the API's answer, the page, who may see what, and what it costs."""
 
-import base64
 import io
 import json
 import re
@@ -12,14 +11,12 @@ import pytest
 from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.test import Client
-from PIL import Image
 
-from ml.retrieval.occlusion import GRID, OcclusionMap
+from ml.retrieval.occlusion import GRID
 from searchapp.exceptions import NotFound, TooManyRequests, Unavailable
 from searchapp.models import Item, Query
-from searchapp.services import explaining, heat_pictures, query_log, search, throttling
+from searchapp.services import explaining, query_log, search, throttling
 from searchapp.services.explaining import EXPLANATION_COST, explain_item
-from searchapp.services.explanations import FLAT, MOST, SEVERAL, SPREAD, summary_of
 from tests.searchapp.api_cast import error_of, key_client, photo_file, user_make
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 from tests.searchapp.test_pages_search import sample_of, text_of, upload
@@ -353,65 +350,6 @@ def test_a_page_s_item_counts_against_the_items_an_address_may_see(
     assert anonymous.post(PAGE, {**fields, "image": upload(photos[0])}).status_code == 200  # the same item
     fields["explain"] = "apple-1"
     assert anonymous.post(PAGE, {**fields, "image": upload(photos[0])}).status_code == 429
-
-
-# --- words and drawing
-
-
-def grid(*lit: tuple[slice, slice]) -> OcclusionMap:
-    drops = np.zeros((GRID, GRID))
-    for part in lit:
-        drops[part] = 1.0
-    return OcclusionMap(drops, log_odds=0.0)
-
-
-LOW, HIGH, ALL = slice(0, 6), slice(6, 12), slice(0, 12)
-
-
-@pytest.mark.parametrize(
-    ("lit", "sentence"),
-    [
-        ([(LOW, LOW)], MOST.format(region="the upper left", whole="photo")),
-        ([(HIGH, HIGH)], MOST.format(region="the lower right", whole="photo")),
-        ([(slice(3, 9), slice(3, 9))], MOST.format(region="the middle", whole="photo")),
-        ([(slice(0, 3), slice(4, 8))], MOST.format(region="the upper middle", whole="photo")),
-        ([(slice(4, 8), slice(10, 12))], MOST.format(region="the middle right", whole="photo")),
-        ([(LOW, slice(0, 2)), (LOW, slice(10, 12))], MOST.format(region="the upper half", whole="photo")),
-        ([(slice(0, 2), LOW), (slice(10, 12), LOW)], MOST.format(region="the left half", whole="photo")),
-        ([(LOW, LOW), (HIGH, HIGH)], SEVERAL.format(whole="photo")),
-        ([(ALL, ALL)], SPREAD.format(whole="photo")),
-        ([], FLAT.format(whole="photo")),
-    ],
-)
-def test_the_words_name_the_smallest_part_that_holds_most_of_the_heat(
-    lit: list[tuple[slice, slice]], sentence: str
-) -> None:
-    assert summary_of(grid(*lit), whole="photo") == sentence
-
-
-def test_the_line_goes_around_what_is_lit_and_closes_at_the_edge() -> None:
-    path = heat_pictures.outline_path(grid((LOW, LOW)).heat)
-
-    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", path), float)
-    assert 0 <= points.min() < 1
-    assert 48 <= points.max() <= 52  # half of a side, smoothed
-    starts, ends = points[::2], points[1::2]
-    assert sorted(map(tuple, starts)) != []
-    # Closed: every point is the end of two pieces.
-    _, counts = np.unique(np.concatenate([starts, ends]).round(1), axis=0, return_counts=True)
-    assert (counts % 2 == 0).all()
-    assert heat_pictures.outline_path(grid().heat) == ""
-
-
-def test_the_veil_is_dark_where_nothing_matched_and_clear_at_the_line() -> None:
-    url = heat_pictures.veil_url(grid((LOW, ALL)).heat)
-    veil = Image.open(io.BytesIO(base64.b64decode(url.removeprefix(heat_pictures.PREFIX))))
-
-    assert (veil.mode, veil.size) == ("RGBA", (heat_pictures.SIDE, heat_pictures.SIDE))
-    opacity = np.asarray(veil)[:, :, 3].astype(int)
-    assert opacity[-1].min() > 170
-    assert opacity[:, 0].min() < 60  # passes through clear on its way
-    assert opacity[0].max() < 100
 
 
 # --- the command
