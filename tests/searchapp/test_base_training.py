@@ -34,10 +34,9 @@ from searchapp.services import (
     training_run,
     versions,
 )
-from tests.conftest import ROOT
 from tests.searchapp.api_cast import error_of, key_client, operator_make
 from tests.searchapp.galleries import item_with_photos
-from tests.searchapp.trainings import TINY, class_photos, small_shop, start
+from tests.searchapp.trainings import OTHER_BUNDLE, TINY, class_photos, small_shop, start
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
@@ -130,7 +129,7 @@ class Seen:
 
         self.images.append(images)
         self.options.append({"recipe": recipe, **options})
-        shutil.copytree(ROOT / "ml" / "weights" / "budget", target)
+        shutil.copytree(OTHER_BUNDLE, target)
         return CatalogueVersion(load_bundle(target), is_warm=False, epochs=1, seconds=1.0)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import transaction
 from django.test import Client
 from pytest_django.fixtures import Settings
 
@@ -27,37 +26,25 @@ from searchapp.models import (
 from searchapp.services import (
     catalogue,
     deploying,
-    encoding,
     gallery_dump,
     holding_out,
+    index_audit,
     jobs,
     measuring,
     pointer_moves,
     search,
     serving,
+    snapshots,
     versions,
 )
-from tests.conftest import ROOT
 from tests.searchapp.api_cast import error_of, key_client, operator_make
 from tests.searchapp.galleries import item_with_photos
-from tests.searchapp.trainings import small_shop
+from tests.searchapp.trainings import OTHER_BUNDLE, candidate, small_shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
-OTHER = ROOT / "ml" / "weights" / "budget"
 PASSED: dict[str, Any] = {
     "name": "map_loss", "threshold": 0.01, "value": -0.1, "low": -0.2, "high": 0.0, "verdict": "pass",
 }  # fmt: skip
-
-
-def candidate(*, encoded: bool = True) -> ModelVersion:
-    """The shipped budget weights as version 2.0, a lineage of its own, with entries for all photos."""
-    versions.default_version_ensure()
-    versions.bundle_store(OTHER)
-    with transaction.atomic():
-        version = versions.base_version_register(load_bundle(OTHER).manifest)
-    if encoded:
-        encoding.entries_fill(version, heard=lambda _done: None)
-    return version
 
 
 def judged(version: ModelVersion, **gate: Any) -> ModelVersion:
@@ -95,6 +82,21 @@ def test_a_candidate_changes_no_answer_and_none_of_the_rows_in_use(shop_and_phot
     assert GalleryEntry.objects.filter(producer__major=2).count() == 8
     serving.forget()
     assert answer(shop_and_photo) == before
+
+
+def test_snapshots_stay_true_to_the_rows_through_a_candidate_and_its_promotion(shop_and_photo: bytes) -> None:
+    snapshots.snapshot_write(versions.champion().version)
+    version = judged(candidate())
+    assert index_audit.audit().is_clean
+
+    promoted(version)
+    snapshots.snapshot_write(version)
+
+    report = index_audit.audit().as_dict()
+    assert (report["db_rows"], report["index_rows"], report["missing"], report["extra"]) == (8, 8, 0, 0)
+    assert index_audit.audit().is_clean
+    deploying.version_rollback(user=None)
+    assert index_audit.audit().is_clean
 
 
 def test_promotion_moves_the_pointer_and_every_answer_is_by_the_new_version(shop_and_photo: bytes) -> None:
@@ -357,12 +359,12 @@ def test_weights_of_an_update_become_a_candidate_and_never_what_serves(
 ) -> None:
     before = answer(shop_and_photo)
     assert versions.shipped_candidate_ensure() is None
-    settings.DEFAULT_BUNDLE = OTHER
+    settings.DEFAULT_BUNDLE = OTHER_BUNDLE
 
     made = versions.shipped_candidate_ensure()
 
     assert made is not None
-    assert (made.name, made.parent, made.digest) == ("2.0", None, load_bundle(OTHER).digest)
+    assert (made.name, made.parent, made.digest) == ("2.0", None, load_bundle(OTHER_BUNDLE).digest)
     assert made.lineage != versions.champion().version.lineage
     assert versions.shipped_candidate_ensure() is None
     assert versions.default_version_ensure().name == "1.0"
@@ -373,7 +375,7 @@ def test_weights_of_an_update_become_a_candidate_and_never_what_serves(
 def test_a_new_installation_gets_the_shipped_weights_as_its_first_version_only(
     data_dir: Path, settings: Settings
 ) -> None:
-    settings.DEFAULT_BUNDLE = OTHER
+    settings.DEFAULT_BUNDLE = OTHER_BUNDLE
 
     assert versions.shipped_candidate_ensure() is None
     assert versions.default_version_ensure().name == "1.0"

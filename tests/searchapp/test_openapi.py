@@ -19,6 +19,7 @@ from searchapp.models import Job
 from searchapp.services import jobs
 from tests.searchapp.api_cast import operator_make, photo_file, session_client
 from tests.searchapp.galleries import shop
+from tests.searchapp.trainings import candidate, small_shop
 
 pytestmark = pytest.mark.django_db
 # Routes that describe the API or say that there is nothing; methods that serve another route's resource.
@@ -149,9 +150,13 @@ def zipped(photo: bytes) -> SimpleUploadedFile:
 
 
 def test_examples_of_every_operation_answer_as_described(
-    document: dict[str, Any], data_dir: Path, photos: list[bytes], anonymous: Client, staff: Client
+    document: dict[str, Any],
+    data_dir: Path,
+    data_packs: Path,
+    photos: list[bytes],
+    staff: Client,
 ) -> None:
-    checker = Checker(document)
+    checker, anonymous = Checker(document), Client()
     items = shop(photos)
     v1, check = "/api/v1", checker.check
     operator = session_client(operator_make())
@@ -208,6 +213,18 @@ def test_examples_of_every_operation_answer_as_described(
     check(anonymous, "post", said, path=of_query, json={})
     check(operator, "get", f"{v1}/model-versions")
     check(staff, "get", f"{v1}/model-versions")
+    check(operator, "post", f"{v1}/model-versions", json={"method": "base", "label_fraction": 0.5})
+    check(operator, "post", f"{v1}/model-versions", json={"method": "base", "label_fraction": 5})
+    check(staff, "post", f"{v1}/model-versions", json={"method": "base"})
+    small_shop(data_packs, count=4)
+    check(operator, "post", f"{v1}/model-versions", json={"method": "base"})
+    candidate()
+    promote = f"{v1}/model-versions/{{version}}/promote"
+    check(operator, "post", f"{v1}/rollback")
+    for version in ("1.0", "9.9", "2.0"):
+        check(operator, "post", promote, path={"version": version}, json={"override": "for the example"})
+    jobs.job_run_here(Job.objects.get(kind="promote"))
+    check(operator, "post", f"{v1}/rollback")
     check(anonymous, "get", "/healthz/live")
     check(anonymous, "get", "/healthz/ready")
     check(staff, "get", "/metrics")

@@ -6,11 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from searchapp.models import Job
-from searchapp.services import base_training
+from django.db import transaction
+
+from ml.artifacts import load_bundle
+from searchapp.models import Job, ModelVersion
+from searchapp.services import base_training, encoding, versions
 from searchapp.services.jobs import job_run_here
+from tests.conftest import ROOT
 from tests.searchapp.galleries import encode_missing, item_with_photos
 
+OTHER_BUNDLE = ROOT / "ml" / "weights" / "budget"
 TINY: dict[str, Any] = {
     "stored_size": 40,
     "method": {
@@ -56,3 +61,14 @@ def start(**changes: Any) -> Job:
 
 def trained(**changes: Any) -> Job:
     return job_run_here(start(**changes))
+
+
+def candidate(*, encoded: bool = True) -> ModelVersion:
+    """The shipped budget weights as version 2.0, a lineage of its own, with entries for all photos."""
+    versions.default_version_ensure()
+    versions.bundle_store(OTHER_BUNDLE)
+    with transaction.atomic():
+        version = versions.base_version_register(load_bundle(OTHER_BUNDLE).manifest)
+    if encoded:
+        encoding.entries_fill(version, heard=lambda _done: None)
+    return version
