@@ -13,6 +13,7 @@ PRODUCT_LENGTH = 128
 CLAIMED_SEEDS = 10  # tier A, of the arms that claims name
 ALONE_SEEDS = 5  # of the one pack that is judged by itself too, for want of time
 DESCRIBED_SEEDS = 3
+ABLATION_SEEDS = 2
 PLAUSIBILITY_SEEDS = 3  # of the data sets that only check plausibility
 PLAUSIBILITY_LENGTHS = (32, 128)
 FEW_LABELS = (Condition(share=0.1), Condition(share=0.01))
@@ -94,11 +95,11 @@ def ablations() -> Iterator[Arm]:
         },
     }
     for name, changes in of_satbh.items():
-        yield Arm(f"satbh, {name}", settings=replace(SATBH, **changes))  # type: ignore[arg-type]
+        yield _varied(f"satbh, {name}", replace(SATBH, **changes))  # type: ignore[arg-type]
     for name, head in {
         "z of 64": HeadConfig(dimension=64), "z of 512": HeadConfig(dimension=512), "batch 100": HeadConfig(batch=100),
     }.items():  # fmt: skip
-        yield Arm(f"satbh, {name}", settings=SATBH, heads=head)
+        yield _varied(f"satbh, {name}", SATBH, heads=head)
     of_shipped = {
         "no reconstruction": {"reconstruct": "none"},
         "reconstruction 2": {"reconstruction_weight": 2.0},
@@ -114,8 +115,14 @@ def ablations() -> Iterator[Arm]:
         "codes follow embeddings": {"relation_weight": 2.0},
     }
     for name, changes in of_shipped.items():
-        yield Arm(f"shipped, {name}", settings=replace(SHIPPED, **changes))  # type: ignore[arg-type]
-    yield Arm("satbh, tags", settings=SATBH, has_tags=True)
-    yield Arm("shipped, tags", settings=SHIPPED, has_tags=True)
-    yield Arm("shipped, classes alike", settings=SHIPPED, heads=HeadConfig(class_exponent=0.0))
-    yield Arm("shipped, rare classes first", settings=SHIPPED, heads=HeadConfig(class_exponent=-0.5))
+        yield _varied(f"shipped, {name}", replace(SHIPPED, **changes))  # type: ignore[arg-type]
+    yield _varied("satbh, tags", SATBH, has_tags=True)
+    yield _varied("shipped, tags", SHIPPED, has_tags=True)
+    yield _varied("shipped, classes alike", SHIPPED, heads=HeadConfig(class_exponent=0.0))
+    yield _varied("shipped, rare classes first", SHIPPED, heads=HeadConfig(class_exponent=-0.5))
+
+
+def _varied(
+    name: str, settings: Bottlenecks, *, heads: HeadConfig | None = None, has_tags: bool = False
+) -> Arm:
+    return Arm(name, settings=settings, heads=heads or HeadConfig(), seeds=ABLATION_SEEDS, has_tags=has_tags)
