@@ -74,6 +74,11 @@ def _gate_obstacle(version: ModelVersion, live: ModelVersion) -> Obstacle | None
     gate = missed[0]
     if gate["value"] is None:
         words = "cannot be judged: there is no held-out photo that both versions can answer"
+    elif gate.get("items", measuring.LEAST_ITEMS) < measuring.LEAST_ITEMS:
+        words = (
+            f"cannot be judged: there are held-out photos of {gate['items']} items, at least "
+            f"{measuring.LEAST_ITEMS} are needed"
+        )
     else:
         words = VERDICT_WORDS[gate["verdict"]].format(other=live.name, **gate)
     return Obstacle("gate", f"{version.name} {words}.", can_override=True)

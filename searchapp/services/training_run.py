@@ -4,6 +4,7 @@ Photos and recipe are fixed in a plan when the job first runs, so that a killed 
 What changed meanwhile is looked at again where it counts: entries are written for the photos that are there then.
 """
 
+import logging
 import os
 import shutil
 import time
@@ -36,6 +37,8 @@ PLAN_FILE, CHECKPOINT_FILE, BUNDLE_FOLDER = "plan.json", "fit.safetensors", "bun
 UNITS = 1000
 SHARES = {"reading": (0, 50), "training": (50, 850), "encoding": (850, 960), "measuring": (960, UNITS)}
 REGISTER_ATTEMPTS = 5
+
+logger = logging.getLogger(__name__)
 
 
 def base_training_run(run: JobRun) -> dict[str, Any]:
@@ -236,11 +239,18 @@ class _Training:
         return comparison
 
     def _promotion(self, version: ModelVersion, gates: list[dict[str, Any]]) -> Job | None:
+        """The job that puts the candidate in use, if that was asked for and its gate passed."""
         passed = all(gate["verdict"] == "pass" for gate in gates)
         if not self.job.payload.get("promote") or not passed:
             return None
         key = f"promote:{self.job.job.pk}"
-        return deploying.version_promote(version=version, user=self.job.job.created_by, idempotency_key=key)
+        try:
+            return deploying.version_promote(
+                version=version, user=self.job.job.created_by, idempotency_key=key
+            )
+        except Conflict as error:  # many photos came meanwhile: the candidate is whole all the same
+            logger.warning("version %s was not put in use: %s", version.name, error)
+            return None
 
     # --- the job's row
 

@@ -1,6 +1,7 @@
 """One pointer says which version answers: moved only when it may be, followed by everybody, taken back exactly."""
 
 import json
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -206,11 +207,34 @@ def test_a_version_with_too_many_photos_missing_is_refused_even_with_a_reason(
 
 
 @pytest.mark.parametrize(
+    ("difference", "items", "verdict"),
+    [
+        ([0.0] * 9, range(9), "cannot_tell"),  # no interval at all, of too few items
+        ([0.0] * 10, range(10), "pass"),
+        ([0.5] * 40, [0] * 40, "cannot_tell"),  # forty photos of one item
+        ([-0.02] * 10, range(10), "fail"),
+        ([-0.01] * 10, range(10), "pass"),  # at the limit
+        ([-0.3, 0.3] * 10, range(20), "cannot_tell"),
+        ([np.nan] * 10, range(10), "cannot_tell"),
+    ],
+)
+def test_the_gate_fails_above_its_limit_passes_below_and_otherwise_says_it_cannot_tell(
+    difference: list[float], items: Sequence[int], verdict: str
+) -> None:
+    own, other = np.array(difference) + 0.5, np.full(len(difference), 0.5)
+
+    found = measuring._paired(own, other, np.array(items))
+
+    assert measuring._map_gate(found)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
     ("gate", "words"),
     [
         ({"verdict": "fail", "value": 0.1, "low": 0.05, "high": 0.2}, "loses at least 0.050 of mean average"),
         ({"verdict": "cannot_tell", "value": 0.0, "low": -0.1, "high": 0.08}, "may lose up to 0.080"),
         ({"verdict": "cannot_tell", "value": None, "low": None, "high": None}, "no held-out photo"),
+        ({"verdict": "cannot_tell", "items": 3}, "held-out photos of 3 items, at least 10 are needed"),
     ],
 )
 def test_a_gate_that_does_not_pass_blocks_until_somebody_says_why(
