@@ -66,7 +66,7 @@ class Share:
     percent: str
     start: float
     width: float
-    number: int  # which of the bar's shades
+    shade: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,7 @@ class VersionCard:
     queries: str
     compared_with: str  # the version in use, when the two were measured together
     verdict: str  # all of it in one sentence
+    is_ready: bool  # it passed what it has to pass
 
 
 def card_of(facts: VersionFacts, overview: ModelOverview) -> VersionCard:
@@ -101,9 +102,10 @@ def card_of(facts: VersionFacts, overview: ModelOverview) -> VersionCard:
         facts=_facts(facts, overview),
         quality=tuple(_row(row) for row in judged.qualities),
         gates=tuple(_gate(row) for row in judged.gates),
-        queries=f"{judged.queries:,} held-out photo{'' if judged.queries == 1 else 's'}",
+        queries=_photos(judged.queries),
         compared_with=beside if judged.is_compared else "",
         verdict=_sentence(judged, name, beside) if beside else "",
+        is_ready=_is_ready(judged),
     )
 
 
@@ -134,25 +136,23 @@ def proof_of(overview: ModelOverview) -> Proof | None:
 
 
 def gallery_bar(overview: ModelOverview) -> tuple[Share, ...]:
-    """Who made the gallery's entries, newest version first, as parts of one bar."""
+    """Who made the gallery's entries, newest version first, as parts of one bar; the one in use has shade 0."""
     total = sum(facts.entries for facts in overview.versions)
     shares: list[Share] = []
     start = 0.0
-    for facts in overview.versions:
-        if facts.entries:
-            width = 1000 * facts.entries / total
-            percent = f"{100 * facts.entries / total:.0f} %"
-            shares.append(
-                Share(
-                    facts.version.name,
-                    facts.entries,
-                    percent,
-                    round(start, 2),
-                    round(width, 2),
-                    len(shares) % 4,
-                )
+    for position, facts in enumerate(facts for facts in overview.versions if facts.entries):
+        width = 1000 * facts.entries / total
+        shares.append(
+            Share(
+                name=facts.version.name,
+                count=facts.entries,
+                percent=f"{100 * facts.entries / total:.0f} %",
+                start=round(start, 2),
+                width=round(width, 2),
+                shade=0 if facts.is_in_use else 1 + position % 3,
             )
-            start += width
+        )
+        start += width
     return tuple(shares)
 
 
@@ -233,13 +233,22 @@ def _sentence(judged: Judgement, name: str, other: str) -> str:
     elif worse:
         found = f"worse than {other} on {worse} of {of} measures, better on none"
     else:
-        found = f"too close to {other} to tell which is better"
+        photos = _photos(judged.queries)
+        found = f"neither better nor worse than {other}, as far as {photos} can tell"
     if not judged.gates:
         return f"{name} is {found}."
-    if all(gate.verdict == "pass" for gate in judged.gates):
+    if _is_ready(judged):
         return f"Ready: {name} is {found}."
     is_failed = any(gate.verdict == "fail" for gate in judged.gates)
     return f"{'Not ready' if is_failed else 'Cannot tell yet'}: {name} is {found}."
+
+
+def _is_ready(judged: Judgement) -> bool:
+    return bool(judged.gates) and all(gate.verdict == "pass" for gate in judged.gates)
+
+
+def _photos(count: int) -> str:
+    return f"{count:,} held-out photo{'' if count == 1 else 's'}"
 
 
 def _points(value: float) -> str:

@@ -90,7 +90,7 @@ def test_an_operator_trains_reads_the_verdict_puts_it_in_use_and_goes_back(
     inspector.look(path_of(page))
     if page.locator("#reason").count():  # so few held-out photos cannot tell
         page.fill("#reason", "trying it out")
-    page.get_by_role("button", name="Put 2.0 in use").click()
+    page.get_by_role("button", name=re.compile("^Put 2.0 in use")).click()
     expect(page.locator("#in-use-title")).to_have_text("2.0 is in use", timeout=MOVE_MS)
     assert shop.system.rows(IN_USE) == [(2, 0)]
     inspector.look("/ops/")
