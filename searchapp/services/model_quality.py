@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchapp.models import Evaluation
-from searchapp.services.measuring import STORED
+from searchapp.services.measuring import LEAST_ITEMS, STORED
 
 METRICS = ("recall_at_1", "recall_at_10", "map", "mrr")
 
@@ -30,15 +30,16 @@ class Quality:
     own: Measured
     other: Measured | None
     change: Measured | None
+    is_telling: bool = True  # the interval comes from enough items to be believed
 
     @property
     def verdict(self) -> str:
         """better | worse | cannot_tell; empty when the two were not measured beside each other."""
         if self.change is None:
             return ""
-        if self.change.low > 0:
+        if self.change.low > 0 and self.is_telling:
             return "better"
-        return "worse" if self.change.high < 0 else "cannot_tell"
+        return "worse" if self.change.high < 0 and self.is_telling else "cannot_tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class Gate:
     threshold: float
     loss: Measured | None
     verdict: str  # pass | fail | cannot_tell
+    items: int  # those whose held-out photos were asked
+
+    @property
+    def has_enough_items(self) -> bool:
+        return self.items >= LEAST_ITEMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +81,24 @@ def judgement_of(
     candidate, champion = _latest(own, against=other_name), _latest(other, against=name)
     if candidate is not None:
         mine, theirs = candidate.metrics, _before(other, candidate)
-        changes, gates = _changes(mine), mine.get("gates", [])
+        changes, measured_with = _changes(mine), mine
     elif champion is not None:
         mine, theirs = _before(own, champion), champion.metrics
-        changes, gates = {metric: change.turned() for metric, change in _changes(theirs).items()}, []
+        changes = {metric: change.turned() for metric, change in _changes(theirs).items()}
+        measured_with = theirs
     else:
         newest = _latest(own)
-        mine, theirs, changes, gates = newest.metrics if newest else {}, {}, {}, []
+        mine, theirs, changes, measured_with = newest.metrics if newest else {}, {}, {}, {}
+    gates = tuple(_gate(row) for row in measured_with.get("gates", []))
+    is_telling = all(gate.has_enough_items for gate in gates)
     measured = [(metric, _measured(mine, metric)) for metric in METRICS]
     return Judgement(
         qualities=tuple(
-            Quality(metric, value, _measured(theirs, metric), changes.get(metric))
+            Quality(metric, value, _measured(theirs, metric), changes.get(metric), is_telling)
             for metric, value in measured
             if value is not None
         ),
-        gates=tuple(_gate(row) for row in gates),
+        gates=gates if candidate else (),
         queries=int(mine.get("n", 0)),
     )
 
@@ -122,7 +131,8 @@ def _changes(metrics: Mapping[str, Any]) -> dict[str, Measured]:
 
 def _gate(row: Mapping[str, Any]) -> Gate:
     loss = _triple(row.get("value"), row.get("low"), row.get("high"))
-    return Gate(str(row["name"]), float(row["threshold"]), loss, str(row["verdict"]))
+    items = int(row.get("items", LEAST_ITEMS))
+    return Gate(str(row["name"]), float(row["threshold"]), loss, str(row["verdict"]), items)
 
 
 def _triple(value: object, low: object, high: object) -> Measured | None:

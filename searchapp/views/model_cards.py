@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from django.template.defaultfilters import filesizeformat
 
 from searchapp.models import Deployment, ModelVersion
+from searchapp.services.measuring import LEAST_ITEMS
 from searchapp.services.model_overview import ModelOverview, VersionFacts
 from searchapp.services.model_quality import Gate, Judgement, Quality, judgement_of
 
@@ -211,8 +212,9 @@ def _gate(gate: Gate) -> GateRow:
     allowed = f"may fall by at most {100 * gate.threshold:g} point{'' if gate.threshold == 0.01 else 's'}"
     change = gate.loss and gate.loss.turned()
     measured = f"measured {_points(change.value)}" if change else "not measurable yet"
+    too_few = "" if gate.has_enough_items else f", on photos of {gate.items} items; {LEAST_ITEMS} are needed"
     return GateRow(
-        words=f"{GATE_WORDS.get(gate.name, gate.name)} {allowed}: {measured}",
+        words=f"{GATE_WORDS.get(gate.name, gate.name)} {allowed}: {measured}{too_few}",
         interval=f"{_points(change.low)} to {_points(change.high)}" if change else "",
         verdict={"pass": "better", "fail": "worse"}.get(gate.verdict, gate.verdict),
         verdict_word=word,

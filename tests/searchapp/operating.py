@@ -64,14 +64,16 @@ def work_off(kind: str) -> Job:
     return job
 
 
-def measured(version: ModelVersion, other: ModelVersion, *, change: float, verdict: str) -> None:
+def measured(
+    version: ModelVersion, other: ModelVersion, *, change: float, verdict: str, items: int = 20
+) -> None:
     """The rows a comparison leaves, with a change of mean average precision give or take two points."""
 
     def row(value: float) -> dict[str, float]:
         return {"map": value, "map_low": value - 0.02, "map_high": value + 0.02, "n": 40}
 
     around = {"value": change, "low": change - 0.02, "high": change + 0.02}
-    gate = {"name": "map_loss", "threshold": 0.01, "verdict": verdict}
+    gate = {"name": "map_loss", "threshold": 0.01, "verdict": verdict, "items": items}
     gate |= {"value": -change, "low": -change - 0.02, "high": 0.02 - change}
     comparison = Comparison(row(0.5 + change), row(0.5), {"map": around}, [gate])
     comparison_store(version, other, comparison)

@@ -119,6 +119,19 @@ def test_a_candidate_is_judged_in_words_signs_and_numbers_beside_the_one_in_use(
     assert "Passes Mean average precision may fall by at most 1 point: measured +6.0 (+4.0 to +8.0)" in page
 
 
+def test_photos_of_too_few_items_tell_nothing_however_clear_the_interval_looks(
+    operator: Client, data_dir: Any
+) -> None:
+    new = other_version()
+    measured(new, versions.champion().version, change=0.06, verdict="cannot_tell", items=3)
+
+    page = text_of(operator.get("/ops/"))
+
+    assert "Cannot tell yet: 2.0 is neither better nor worse than 1.0" in page
+    assert "+6.0 (+4.0 to +8.0) Cannot tell" in page
+    assert "measured +6.0, on photos of 3 items; 10 are needed" in page
+
+
 def test_once_the_candidate_is_in_use_the_change_is_told_from_the_other_s_side(
     operator: Client, data_dir: Any
 ) -> None:
