@@ -51,7 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         help="parity ships as 1.0, budget fills 1 MB, residual is server-size",
     )  # fmt: skip
     train.add_argument(
-        "--method", default="compact", choices=("compact", "twin-bottleneck"), help="how it is trained"
+        "--method",
+        default="twin-bottleneck",
+        choices=("compact", "twin-bottleneck"),
+        help="1.0 ships with the default",
     )
     train.add_argument("--config", type=Path, help="JSON with the recipe values to change")
     train.add_argument("--checkpoint", type=Path, help="file to save each epoch to and to go on from")
