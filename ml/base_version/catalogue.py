@@ -201,10 +201,10 @@ def calibration_of(encoder: OnnxEncoder, images: ImageSet, division: Division) -
     if len(division.validation) >= FEWEST_VALIDATED:
         queries = _encoded(encoder, images, _spread(division.validation))
     else:
-        own = _spread(torch.arange(len(division.training))).numpy()
+        own = _spread(torch.nonzero(images.labels[division.training] >= 0).flatten()).numpy()
         queries = _part(training, own)
     known = _without(similarities(queries, training), own)
-    unknown = similarities(queries, training, hide_own_class=True)
+    unknown = _without(similarities(queries, training, hide_own_class=True), own)
     try:
         return calibrate(known, known, unknown, (GROUP,) * len(queries), is_cautious=True)
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
@@ -223,11 +223,12 @@ def _without(pairs: Similarities, own: NDArray[np.int64] | None) -> Similarities
     return pairs
 
 
-def _spread(rows: Tensor) -> Tensor:
-    """At most MAX_COMPARED of the rows, evenly spread."""
-    if len(rows) <= MAX_COMPARED:
+def _spread(rows: Tensor, *, times: int = 1) -> Tensor:
+    """At most `times` MAX_COMPARED of the rows, evenly spread."""
+    most = times * MAX_COMPARED
+    if len(rows) <= most:
         return rows
-    return rows[torch.linspace(0, len(rows) - 1, MAX_COMPARED).long()]
+    return rows[torch.linspace(0, len(rows) - 1, most).long()]
 
 
 def _taken(images: ImageSet, division: Division) -> ImageSet:
@@ -268,11 +269,20 @@ def _part(encoded: EncodedSet, rows: NDArray[np.int64]) -> EncodedSet:
     )
 
 
+def validation_rows(division: Division) -> tuple[Tensor, Tensor]:
+    """Queries and entries that choose the epoch: validation photos, and training photos whose label training sees.
+
+    Both evenly spread over the catalogue, whose photos stand in the order they came.
+    """
+    shown = division.training[division.labels[division.training] >= 0]
+    return _spread(division.validation), _spread(shown, times=4)
+
+
 def _validation(images: ImageSet, division: Division, size: int) -> Callable[[nn.Module], float] | None:
-    """Mean average precision of code and embedding, [0, 1]: validation photos against training photos."""
+    """Mean average precision of code and embedding, [0, 1], by `validation_rows`; None without validation photos."""
     if not len(division.validation):
         return None
-    rows = (_spread(division.validation), division.training[: 4 * MAX_COMPARED])
+    rows = validation_rows(division)
     inputs = [torch.from_numpy(_inputs(images, part, size)).permute(0, 3, 1, 2) for part in rows]
     labels = [images.labels[part].numpy() for part in rows]
 

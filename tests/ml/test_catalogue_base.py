@@ -15,6 +15,7 @@ from ml.base_version.catalogue import (
     initial_weights,
     recipe_for,
     train_catalogue,
+    validation_rows,
 )
 from ml.base_version.recipe import Recipe, recipe_of
 from ml.config import merged
@@ -186,3 +187,32 @@ def test_validation_photos_are_spread_over_the_classes(monkeypatch: pytest.Monke
 
     assert catalogue._spread(torch.arange(9)).tolist() == [0, 2, 4, 6, 8]
     assert catalogue._spread(torch.arange(3)).tolist() == [0, 1, 2]
+
+
+def test_the_epoch_is_chosen_over_all_classes_by_labels_that_training_sees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalogue, "MAX_COMPARED", 10)
+    labels = torch.cat(
+        [torch.full((50,), -1), torch.arange(8).repeat_interleave(40)]
+    )  # unlabelled photos came first
+    division = divide(labels, label_fraction=0.5)
+
+    queries, entries = validation_rows(division)
+
+    assert len(entries) == 40
+    assert set(labels[entries].tolist()) == set(range(8))
+    assert (division.labels[entries] >= 0).all()
+    assert set(queries.tolist()) <= set(division.validation.tolist())
+
+
+def test_photos_without_label_make_no_match_too_sure(data_packs: Path) -> None:
+    """Asked as queries they would find themselves, and nothing else would ever be called strong."""
+    images = few_photos(data_packs, per_class=4, size=112)
+    encoder = load_bundle(ROOT / "ml" / "weights" / "default").encoder()
+    hidden = replace(images, labels=torch.where(images.labels >= 7, -1, images.labels))
+
+    alone, beside = (calibration_of(encoder, one, divide(one.labels)) for one in (images, hidden))
+
+    assert beside.strong < 0.99
+    assert abs(beside.strong - alone.strong) < 0.2
