@@ -8,7 +8,7 @@ follows the method file. Deviations, each a switch of `Bottlenecks` where it is 
 - The continuous bottleneck is the unit embedding, because that is what a gallery stores and re-ranks by; it also
   carries metric losses (ours).
 - One forward pass serves critics and encoder, as in the released TensorFlow 2 code: their gradients are disjoint
-  (ml.losses.adversarial), so one optimiser takes both steps at once.
+  (ml.losses.adversarial), so one optimiser takes both steps at once; rate and gradient clipping are shared.
 - The reconstruction target is the trunk's feature, standardised by batch statistics and without gradient: a trunk
   that trains along could otherwise make it easier by growing flat.
 - `reconstruct="bits"` decodes from the bits themselves, without graph (ours).
@@ -67,7 +67,7 @@ class Bottlenecks:
     reconstruct: Literal["graph", "bits", "none"] = "bits"
     reconstruction_weight: float = 0.5
     decoder_hidden: int = 512
-    adjacency_exponent: float = 1.4  # > 0; 1.4 is the released code's
+    adjacency_exponent: float = 1.4  # >= 1; 1.4 is the released code's
     adjacency_nearest: int = 0  # edges kept per item; 0 = all
     graph_residual: bool = False  # z' = z + graph convolution, without sigmoid
     # Critics
@@ -94,9 +94,9 @@ class Bottlenecks:
             raise ValueError(
                 f"random_share is {self.random_share}, late_class_share {self.late_class_share}: both 0 to 1"
             )
-        if self.scale <= 0 or self.adjacency_exponent <= 0 or not 0 <= self.label_smoothing < 1:
+        if self.scale <= 0 or self.adjacency_exponent < 1 or not 0 <= self.label_smoothing < 1:
             raise ValueError(
-                f"scale is {self.scale} and adjacency_exponent {self.adjacency_exponent} (both > 0), "
+                f"scale is {self.scale} (> 0), adjacency_exponent {self.adjacency_exponent} (>= 1), "
                 f"label_smoothing {self.label_smoothing} (0 to below 1)"
             )
         if self.contrast_temperature <= 0:
@@ -147,7 +147,7 @@ class Config:
 
 
 class _Parts(nn.Module):
-    """The encoder, and what exists in training only. Drawn in this order, so that no part's absence moves another."""
+    """The encoder, and what exists in training only: all of it always, so that two forms start from one draw."""
 
     def __init__(self, encoder: TwoHeaded, settings: Bottlenecks, classes: int, outputs: int) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class TwinBottleneckTrainer:
         share = self.settings.random_share
         if share == 0 or float(torch.rand((), generator=self._generator)) >= share:
             return 0.5
-        return torch.rand(logits.shape, generator=self._generator)
+        return torch.rand(logits.shape, generator=self._generator).to(logits)
 
     def _code_terms(self, bits: Tensor, probabilities: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
         settings = self.settings
@@ -327,12 +327,12 @@ class TwinBottleneckTrainer:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The critic on the bits, and on z' where there is a graph: (encoder's terms, critics' losses)."""
         weight, parts = self.settings.adversarial_weight, self.parts
-        code_draw = torch.randint(0, 2, bits.shape, generator=self._generator).to(bits.dtype)
+        code_draw = torch.randint(0, 2, bits.shape, generator=self._generator).to(bits)
         terms = {"code_imitation": weight * imitation_loss(parts.code_critic, bits)}
         critics = {"code_critic": critic_loss(parts.code_critic, code_draw, bits)}
         if latent is not None:
             draw = torch.rand if self.settings.has_sigmoid else torch.randn
-            drawn = draw(latent.shape, generator=self._generator)
+            drawn = draw(latent.shape, generator=self._generator).to(latent)
             terms["latent_imitation"] = weight * imitation_loss(parts.latent_critic, latent)
             critics["latent_critic"] = critic_loss(parts.latent_critic, drawn, latent)
         return terms, critics

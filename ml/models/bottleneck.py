@@ -56,6 +56,7 @@ def code_adjacency(bits: Tensor, *, exponent: float = 1.4, nearest: int = 0) -> 
         return weights
     kept = torch.zeros_like(weights, dtype=torch.bool)
     kept.scatter_(1, weights.detach().topk(nearest, dim=1).indices, value=True)
+    kept.fill_diagonal_(fill_value=True)  # of several equal codes topk may leave out the item itself
     return weights * (kept | kept.T)
 
 

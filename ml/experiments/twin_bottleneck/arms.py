@@ -41,8 +41,6 @@ SATBH = published(adversarial_weight=0.01)
 TBH = replace(SATBH, class_weight=0.0)
 METRIC_ONLY = Bottlenecks(class_weight=0.0, contrast_weight=0.0, divergence_weight=0.0, reconstruct="none")
 
-MAIN = ("tbh", "satbh", "jmlh", "shipped", "itq", "lsh")
-
 
 def main_arms(code_bits: int, *, seeds: int) -> Iterator[Arm]:
     """The arms of C3, C3b and C4 at one code length, and two rivals that are only described."""
@@ -83,8 +81,8 @@ def ablations() -> Iterator[Arm]:
         "exponent 3": {"adjacency_exponent": 3.0},
         "10 nearest": {"adjacency_nearest": 10},
         "residual graph": {"graph_residual": True, "prior": "gaussian"},
-        "no graph": {"reconstruct": "bits"},
-        "no decoder": {"reconstruct": "none"},
+        "decoded from the bits": {"reconstruct": "bits"},
+        "no graph, no decoder": {"reconstruct": "none"},
         "drawn thresholds": {"random_share": 1.0},
         "class head on z": {"class_head": "embedding"},
         "class heads on both": {"class_head": "both"},

@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.evaluation.retrieval import retrieval_values
-from ml.evaluation.two_stage_cost import two_stage_curve
+from ml.evaluation.two_stage_cost import full_scan_bytes, two_stage_curve
 from ml.experiments.data import RetrievalTask
 from ml.experiments.twin_bottleneck.heads import Vectors
 
 Values = NDArray[np.float64]
 
-BYTES_OF_FLOAT = 512  # an entry's float32 embedding of 128 dimensions
+BYTES_OF_FLOAT = full_scan_bytes(1, 128)  # an entry's float32 embedding
 SHARES = (5, 10, 15, 20, 30)  # a two-stage query reads 1 / this of a full float scan
 MIXES = tuple(round(0.1 * step, 1) for step in range(11))  # share of the code in the fused score
 
