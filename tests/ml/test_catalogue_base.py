@@ -210,9 +210,8 @@ def test_photos_without_label_make_no_match_too_sure(data_packs: Path) -> None:
     """Asked as queries they would find themselves, and nothing else would ever be called strong."""
     images = few_photos(data_packs, per_class=4, size=112)
     encoder = load_bundle(ROOT / "ml" / "weights" / "default").encoder()
-    hidden = replace(images, labels=torch.where(images.labels >= 7, -1, images.labels))
+    hidden = replace(images, labels=torch.where(images.labels == 9, -1, images.labels))
 
     alone, beside = (calibration_of(encoder, one, divide(one.labels)) for one in (images, hidden))
 
-    assert beside.strong < 0.99
-    assert abs(beside.strong - alone.strong) < 0.2
+    assert abs(beside.strong - alone.strong) < 0.1
