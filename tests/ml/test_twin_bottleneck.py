@@ -1,7 +1,7 @@
 """The twin bottleneck: the twelve invariants of its method file, and that each part does what it is there for."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import faiss
 import numpy as np
@@ -373,3 +373,75 @@ def test_wrong_settings_are_named() -> None:
         TwinBottleneckTrainer(
             Bottlenecks(), FeatureEncoder(4, code_hidden=8, code_bits=8, dimension=8), classes=1, epochs=1
         )
+
+
+OPTIONS = {
+    "random_share": 1.0, "class_weight": 2.0, "class_head": "both", "late_class_share": 0.5, "balance_weight": 1.0,
+    "decorrelation_weight": 1.0, "divergence_weight": 1.0, "contrast_weight": 1.0, "contrast_temperature": 0.05,
+    "relation_weight": 1.0, "reconstruct": "bits", "reconstruction_weight": 3.0, "decoder_hidden": 64,
+    "adjacency_exponent": 3.0, "adjacency_nearest": 4, "graph_residual": True, "adversarial_weight": 0.5,
+    "prior": "gaussian", "critic_hidden": 32, "ce_weight": 2.0, "ms_weight": 2.0, "ms_from_epoch": 9, "scale": 4.0,
+    "label_smoothing": 0.4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_every_setting_reaches_the_loss_or_its_gradient(name: str) -> None:
+    base = Bottlenecks(
+        reconstruct="graph",
+        adversarial_weight=0.1,
+        divergence_weight=0.1,
+        relation_weight=0.1,
+        decoder_hidden=32,
+    )
+    assert set(OPTIONS) == {field.name for field in fields(Bottlenecks)}
+    assert getattr(base, name) != OPTIONS[name]
+    features, labels = features_of_classes(40)
+
+    def learned(settings: Bottlenecks) -> list[float]:
+        """Norms of every gradient in the last third of training."""
+        gradients = step_of(trainer_of(settings), Batch(images=features, labels=labels), epoch=7)
+        return [0.0 if g is None else float(g.norm()) for g in gradients.values()]
+
+    before, after = learned(base), learned(replace(base, **{name: OPTIONS[name]}))  # type: ignore[arg-type]
+    assert any(abs(one - other) > 1e-6 * max(1.0, one) for one, other in zip(before, after))
+
+
+def test_codes_learn_from_what_they_are_to_be_decoded_to_and_the_target_does_not_move() -> None:
+    features, labels = features_of_classes(40)
+    others = (
+        "class_weight",
+        "contrast_weight",
+        "balance_weight",
+        "decorrelation_weight",
+        "ce_weight",
+        "ms_weight",
+    )
+    settings = replace(Bottlenecks(), **dict.fromkeys(others, 0.0))  # type: ignore[arg-type]
+    trainer = trainer_of(settings)
+    trainer.start_epoch(0)
+    gradients = step_of(trainer, Batch(images=features, labels=labels))
+    heads = [g for name, g in gradients.items() if name.startswith("encoder.code_head") and g is not None]
+    assert float(torch.stack([g.norm() for g in heads]).sum()) > 0
+    source = torch.zeros(40, BITS)
+    moving = features.clone().requires_grad_()
+    loss = trainer._reconstruction(source, moving)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert moving.grad is None
+
+
+def test_a_weight_of_a_label_reaches_the_class_head() -> None:
+    features, labels = features_of_classes(40)
+    sets = torch.tensor([[1.0, 0, 1], [1, 0, 0], [0, 1, 1], [0, 1, 0]])
+
+    def class_term(counts: list[float]) -> float:
+        trainer = trainer_of(Bottlenecks(), label_sets=sets, label_counts=torch.tensor(counts))
+        return float(trainer.losses(features, labels)[0]["code_class"].detach())
+
+    assert class_term([20.0, 20, 20]) != pytest.approx(class_term([20.0, 20, 2000]), rel=1e-3)
+
+
+def test_an_item_is_among_its_own_nearest_even_among_equals() -> None:
+    bits = torch.zeros(12, BITS)
+    bits[6:] = 1
+    assert torch.equal(code_adjacency(bits, nearest=3).diagonal(), torch.ones(12))
