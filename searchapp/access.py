@@ -35,7 +35,8 @@ API: Table = {
     "api:item-images": {"GET": EVERYONE, "POST": Role.STAFF, "PATCH": Role.STAFF, "DELETE": Role.STAFF},
     "api:categories": {"GET": EVERYONE, "POST": Role.STAFF},
     "api:imports": {"POST": Role.STAFF},
-    # Staff see every job, others the jobs they started; the rest is 404.
+    # Staff see every job, others the jobs they started; the rest is 404. Kinds of jobs that concern model versions
+    # are cancelled and retried by operators alone (searchapp.job_kinds).
     "api:job": {"GET": Role.API_KEY},
     "api:job-cancel": {"POST": Role.API_KEY},
     "api:job-retry": {"POST": Role.API_KEY},

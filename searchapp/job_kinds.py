@@ -6,6 +6,7 @@ Handlers are named, not imported: services create jobs, and an import here would
 
 from dataclasses import dataclass
 
+from searchapp.access import Role
 from searchapp.models import Job
 
 
@@ -14,15 +15,29 @@ class JobKind:
     title: str
     handler: str
     queue: Job.Queue = Job.Queue.DEFAULT
+    role: Role = Role.API_KEY  # the lowest that may cancel or retry one, of those the access table lets in
 
 
 JOB_KINDS: dict[str, JobKind] = {
     "import_catalogue": JobKind("Import a catalogue", "searchapp.services.importing.import_run"),
     "encode_images": JobKind("Encode new photos", "searchapp.services.encoding.encode_missing_run"),
     "train_base": JobKind(
-        "Train a base version", "searchapp.services.training_run.base_training_run", Job.Queue.TRAINING
+        "Train a base version",
+        "searchapp.services.training_run.base_training_run",
+        Job.Queue.TRAINING,
+        role=Role.OPERATOR,
     ),
-    "promote": JobKind("Put a version in use", "searchapp.services.pointer_moves.promote_run"),
-    "rollback": JobKind("Go back to the version before", "searchapp.services.pointer_moves.rollback_run"),
+    "promote": JobKind(
+        "Put a version in use", "searchapp.services.pointer_moves.promote_run", role=Role.OPERATOR
+    ),
+    "rollback": JobKind(
+        "Go back to the version before", "searchapp.services.pointer_moves.rollback_run", role=Role.OPERATOR
+    ),
     "write_snapshot": JobKind("Write a gallery snapshot", "searchapp.services.snapshots.snapshot_run"),
 }
+
+
+def may_steer(role: Role, kind: str) -> bool:
+    """Whether `role` may cancel and retry jobs of this kind; those of a kind no longer known are the operators'."""
+    known = JOB_KINDS.get(kind)
+    return role >= (known.role if known else Role.OPERATOR)

@@ -2,11 +2,14 @@
 
 from uuid import UUID
 
+from django.core.exceptions import PermissionDenied
+
 from searchapp.api import documents
 from searchapp.api.base import ApiView, Request, Response
 from searchapp.api.resources import job_resource
 from searchapp.api.schema import operation
 from searchapp.exceptions import NotFound
+from searchapp.job_kinds import may_steer
 from searchapp.models import Job
 from searchapp.services import jobs
 
@@ -19,6 +22,13 @@ class JobAccess(ApiView):
         found = mine.filter(pk=job_id).first()
         if found is None:
             raise NotFound(f"There is no job {job_id}.")
+        return found
+
+    def job_to_steer(self, job_id: UUID) -> Job:
+        """The job, for a caller who may cancel and retry its kind; others are told that they may not."""
+        found = self.job(job_id)
+        if not may_steer(self.role, found.kind):
+            raise PermissionDenied("Only operators may do this with jobs that concern model versions.")
         return found
 
 
@@ -35,7 +45,7 @@ class JobCancelView(JobAccess):
 
     @operation("job_cancel", "Cancel a job", answers={200: documents.Job}, errors=(404, 409))
     def post(self, request: Request, job_id: UUID) -> Response:  # noqa: ARG002
-        return Response(job_resource(jobs.job_cancel(self.job(job_id), self.person)))
+        return Response(job_resource(jobs.job_cancel(self.job_to_steer(job_id), self.person)))
 
 
 class JobRetryView(JobAccess):
@@ -45,7 +55,7 @@ class JobRetryView(JobAccess):
 
     @operation("job_retry", "Retry a job", answers={202: documents.Job}, errors=(404, 409))
     def post(self, request: Request, job_id: UUID) -> Response:  # noqa: ARG002
-        return accepted(jobs.job_retry(self.job(job_id), self.person))
+        return accepted(jobs.job_retry(self.job_to_steer(job_id), self.person))
 
 
 def accepted(job: Job) -> Response:

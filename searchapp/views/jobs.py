@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.models import AbstractBaseUser
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
@@ -15,8 +16,9 @@ from django.urls import reverse
 from django.utils.cache import patch_vary_headers
 from django_htmx.http import HttpResponseStopPolling
 
+from searchapp.access import Role, role_of
 from searchapp.exceptions import SearchAppError
-from searchapp.job_kinds import JOB_KINDS
+from searchapp.job_kinds import JOB_KINDS, may_steer
 from searchapp.models import FINISHED_STATES, Job, JobState
 from searchapp.services import jobs
 from searchapp.services.database_clock import database_now
@@ -67,7 +69,7 @@ class JobRow:
 
 def job_list(request: HttpRequest) -> HttpResponse:
     """GET /jobs/: the page, or for htmx its rows; polling ends when nothing is left to wait for."""
-    rows = _rows()
+    rows = _rows(role_of(request.user, None))
     context = {"rows": rows, "is_live": any(row.is_active for row in rows)}
     if request.htmx:  # type: ignore[attr-defined]
         response = render(request, "jobs/_list.html", context)
@@ -81,7 +83,7 @@ def job_list(request: HttpRequest) -> HttpResponse:
 
 def job_report(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """GET /jobs/<id>/: everything about one job."""
-    row = row_of(_job(job_id), database_now(), first_errors=None)
+    row = row_of(_job(job_id), database_now(), first_errors=None, role=role_of(request.user, None))
     if request.htmx:  # type: ignore[attr-defined]
         response = render(request, "jobs/_report.html", {"row": row})
         return response if row.is_active else HttpResponseStopPolling(response.content)
@@ -102,7 +104,7 @@ def job_errors(request: HttpRequest, job_id: UUID) -> HttpResponse:  # noqa: ARG
 def job_cancel(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """POST /jobs/<id>/cancel."""
     try:
-        jobs.job_cancel(_job(job_id), staff_of(request))
+        jobs.job_cancel(_job_to_steer(request, job_id), staff_of(request))
         messages.success(request, "The job is being cancelled.")
     except SearchAppError as error:
         messages.error(request, error.message)
@@ -112,7 +114,7 @@ def job_cancel(request: HttpRequest, job_id: UUID) -> HttpResponse:
 def job_retry(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """POST /jobs/<id>/retry."""
     try:
-        jobs.job_retry(_job(job_id), staff_of(request))
+        jobs.job_retry(_job_to_steer(request, job_id), staff_of(request))
         messages.success(request, "The job waits for its turn and goes on where it stopped.")
     except SearchAppError as error:
         messages.error(request, error.message)
@@ -132,20 +134,32 @@ def _job(job_id: UUID) -> Job:
     return job
 
 
-def _rows() -> list[JobRow]:
+def _job_to_steer(request: HttpRequest, job_id: UUID) -> Job:
+    """The job, for one who may cancel and retry its kind."""
+    job = _job(job_id)
+    if not may_steer(role_of(request.user, None), job.kind):
+        raise PermissionDenied("Your account may not do this.")
+    return job
+
+
+def _rows(role: Role) -> list[JobRow]:
     """Work in progress first, then the latest."""
     unfinished = Q(state__in=[JobState.RUNNING, JobState.QUEUED])
     listed = Job.objects.select_related("created_by").order_by("-created_at")
     now = database_now()
-    active = [row_of(job, now) for job in listed.filter(unfinished)[:LISTED]]
-    return active + [row_of(job, now) for job in listed.exclude(unfinished)[:LISTED]]
+    active = [row_of(job, now, role=role) for job in listed.filter(unfinished)[:LISTED]]
+    return active + [row_of(job, now, role=role) for job in listed.exclude(unfinished)[:LISTED]]
 
 
-def row_of(job: Job, now: datetime, first_errors: int | None = FIRST_ERRORS) -> JobRow:
+def row_of(
+    job: Job, now: datetime, *, first_errors: int | None = FIRST_ERRORS, role: Role = Role.OPERATOR
+) -> JobRow:
+    """`role` is of the one who looks; it decides which buttons there are."""
     errors = _errors(job)
     shown = errors if first_errors is None else errors[:first_errors]
     kind = JOB_KINDS.get(job.kind)
     is_active = job.state not in FINISHED_STATES
+    may = may_steer(role, job.kind)
     is_dry_run = bool((job.payload.get("options") or {}).get("dry_run"))
     title = kind.title if kind else job.kind
     return JobRow(
@@ -164,8 +178,8 @@ def row_of(job: Job, now: datetime, first_errors: int | None = FIRST_ERRORS) -> 
         errors=tuple(shown),
         more_errors=len(errors) - len(shown),
         figures=_figures(job),
-        can_cancel=is_active and not job.cancel_requested,
-        can_retry=job.state in (JobState.FAILED, JobState.CANCELLED),
+        can_cancel=may and is_active and not job.cancel_requested,
+        can_retry=may and job.state in (JobState.FAILED, JobState.CANCELLED),
         is_active=is_active,
         has_report=bool(job.result),
         is_dry_run=is_dry_run,

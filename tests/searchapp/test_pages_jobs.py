@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from searchapp.models import Job, JobState
-from tests.searchapp.api_cast import session_client, user_make
+from tests.searchapp.api_cast import operator_make, session_client, user_make
 from tests.searchapp.test_pages_search import text_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +102,37 @@ def test_a_waiting_job_is_cancelled_and_a_failed_one_retried_by_plain_forms(staf
     assert "The job is being cancelled." in text_of(cancel)
     assert Job.objects.get(retry_of=failed).state == JobState.QUEUED
     assert "goes on where it stopped" in text_of(retry)
+
+
+@pytest.mark.parametrize("kind", ["train_base", "promote", "rollback"])
+def test_jobs_of_operators_are_steered_by_operators_alone_on_the_pages_and_over_http(
+    staff: Client, kind: str
+) -> None:
+    operator = session_client(operator_make())
+    stopped = Job.objects.create(kind=kind, state=JobState.CANCELLED)
+    waiting = Job.objects.create(kind=kind)
+    calls = [f"{root}/{verb}" for root in ("/jobs/{}", "/api/v1/jobs/{}") for verb in ("cancel", "retry")]
+    staff.raise_request_exception = False
+
+    answers = [
+        staff.post(call.format((waiting if "cancel" in call else stopped).pk)).status_code for call in calls
+    ]
+
+    assert answers == [403] * 4
+    assert "/cancel" not in (seen := staff.get("/jobs/").content.decode())
+    assert "/retry" not in seen
+    assert staff.get(f"/api/v1/jobs/{waiting.pk}").status_code == 200
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.cancel_requested, Job.objects.count()) == (JobState.QUEUED, False, 2)
+    page = operator.get("/jobs/").content.decode()
+    assert f"/jobs/{waiting.pk}/cancel" in page
+    assert f"/jobs/{stopped.pk}/retry" in page
+    answers = [
+        operator.post(call.format((waiting if "cancel" in call else stopped).pk)).status_code
+        for call in calls
+    ]
+    assert answers == [302, 302, 200, 202]
+    assert Job.objects.filter(retry_of=stopped).count() == 1
 
 
 def test_cancelling_what_is_done_is_refused_in_words(staff: Client) -> None:
