@@ -104,7 +104,7 @@ def claims_overview(results: Sequence[dict[str, Any]]) -> list[str]:
     for result in results:
         for claim in result["claims"]:
             cells.setdefault((claim["id"], claim["statistic"]), []).append(claim["holds"])
-            if claim["counted"].get("needs") == "one":
+            if claim.get("counted", {}).get("needs") == "one":
                 of_one.add(claim["id"])
     if not cells:
         return []
