@@ -1,6 +1,8 @@
 """Builds frozen config dataclasses from plain JSON values; an unknown key is an error that names it."""
 
 import dataclasses
+import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -65,11 +67,22 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         return tuple(
             _converted(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value))
         )
-    if hint is float and type(value) is int:
-        return float(value)
+    if hint is float and type(value) in (int, float):
+        return _finite(value, where)
     if hint in (int, float, str, bool) and type(value) is not hint:
         raise ValueError(f"{where} is {value!r}, expected {hint.__name__}")
     return value
+
+
+def _finite(value: float, where: str) -> float:
+    """JSON as Python reads it knows NaN, Infinity and integers that no float can hold."""
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{where} is beyond {sys.float_info.max:g}, expected a finite number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"{where} is {value!r}, expected a finite number")
+    return number
 
 
 def _member_of_union(hint: types.UnionType, value: Any, where: str) -> type:
