@@ -238,6 +238,7 @@ class FeedbackInput(Input):
 class Serving(Shape):
     arm = serializers.CharField()
     share = serializers.IntegerField()
+    deployment = serializers.IntegerField(help_text="What `POST /rollback` may be told to leave.")
 
 
 class Version(Shape):
@@ -271,6 +272,13 @@ class TrainingInput(Input):
         required=False, help_text="Not from the weights of the version in use."
     )
     promote = serializers.BooleanField(required=False, help_text="Put it in use if its gate passes.")
+
+
+class RollbackInput(Input):
+    deployment = serializers.IntegerField(
+        required=False,
+        help_text="The one to leave; 409 when it is live no longer. The default is the live one.",
+    )
 
 
 class PromotionInput(Input):

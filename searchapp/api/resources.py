@@ -92,7 +92,10 @@ def version_resource(version: ModelVersion) -> dict[str, Any]:
         "dimension": version.dimension,
         "size_bytes": version.size_bytes,
         "categories_learned": len(version.label_registry),
-        "serving": [{"arm": deployment.arm, "share": deployment.share} for deployment in live],
+        "serving": [
+            {"arm": deployment.arm, "share": deployment.share, "deployment": deployment.pk}
+            for deployment in live
+        ],
         "created_at": _time(version.created_at),
     }
 

@@ -67,8 +67,15 @@ class PromoteView(ApiView):
 class RollbackView(ApiView):
     """Undoes the last deployment: the version before serves again. The job is done when this answers."""
 
-    parser_classes = ()
-
-    @operation("rollback", "Go back to the version before", answers={202: documents.Job}, errors=(409,))
-    def post(self, request: Request) -> Response:  # noqa: ARG002
-        return accepted(deploying.version_rollback(user=self.person))
+    @operation(
+        "rollback",
+        "Go back to the version before",
+        request=documents.RollbackInput,
+        answers={202: documents.Job},
+        errors=(409, 413, 415),
+    )
+    def post(self, request: Request) -> Response:
+        asked = documents.RollbackInput(data=request.data)
+        asked.is_valid(raise_exception=True)
+        deployment = asked.validated_data.get("deployment")
+        return accepted(deploying.version_rollback(user=self.person, expected_deployment=deployment))

@@ -8,10 +8,11 @@ process follows it within two seconds (services.serving).
 from dataclasses import dataclass
 
 from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
 
 from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict, InvalidInput
-from searchapp.models import Deployment, ItemImage, Job, JobState, ModelVersion
+from searchapp.models import FINISHED_STATES, Deployment, ItemImage, Job, JobState, ModelVersion
 from searchapp.services import measuring, versions
 from searchapp.services.jobs import job_create, job_run, owner_name
 
@@ -48,7 +49,8 @@ def _bundle_obstacle(version: ModelVersion) -> Obstacle | None:
     try:
         versions.bundle_of(version)
     except (BundleError, OSError) as error:
-        return Obstacle("bundle", f"The files of {version.name} cannot be used: {error}.", can_override=False)
+        wrong = versions.without_folders(str(error), version)
+        return Obstacle("bundle", f"The files of {version.name} cannot be used: {wrong}.", can_override=False)
     return None
 
 
@@ -96,19 +98,39 @@ def version_promote(
 
     The job's result: {serving, previous, seconds, gallery_digest_before, gallery_digest_after, …}. Raises Conflict when
     obstacles_of() has one that no override lifts, or one that can be lifted and there is no reason; InvalidInput for
-    a share other than 100.
+    a share other than 100. While a promotion of this version waits or runs, that one is given: two clicks are one.
     """
     if share != WHOLE:
         message = f"it is {share}, allowed: {WHOLE}; parts of the traffic cannot be given to a version yet"
         raise InvalidInput(f"share: {message}", fields={"share": message})
-    version_check(version, override_reason.strip())
-    return job_create(
-        kind=PROMOTE,
-        user=user,
-        subject=f"Put {version.name} in use",
-        payload={"version": version.name, "override_reason": override_reason.strip()[:500]},
-        idempotency_key=idempotency_key,
+    reason = override_reason.strip()[:500]
+    if (asked := _promotion_asked(version, reason, idempotency_key)) is not None:
+        return asked
+    version_check(version, reason)
+    with transaction.atomic():
+        Deployment.objects.select_for_update().get(
+            pk=versions.champion().pk
+        )  # two clicks, one after the other
+        return _promotion_asked(version, reason, idempotency_key) or job_create(
+            kind=PROMOTE,
+            user=user,
+            subject=f"Put {version.name} in use",
+            payload={"version": version.name, "override_reason": reason},
+            idempotency_key=idempotency_key,
+        )
+
+
+def _promotion_asked(version: ModelVersion, reason: str, idempotency_key: str) -> Job | None:
+    """The job of this key, or one on its way that does the same; a reason is not given to one that has none."""
+    promotions = Job.objects.filter(kind=PROMOTE)
+    if idempotency_key and (asked := promotions.filter(idempotency_key=idempotency_key).first()) is not None:
+        return asked
+    going = promotions.exclude(state__in=FINISHED_STATES).filter(
+        payload__version=version.name, cancel_requested=False
     )
+    if reason:
+        going = going.exclude(payload__override_reason="")
+    return going.order_by("created_at").first()
 
 
 def version_check(version: ModelVersion, override_reason: str) -> None:
@@ -120,16 +142,21 @@ def version_check(version: ModelVersion, override_reason: str) -> None:
             raise Conflict(f"{obstacle.message} An override with a reason puts it in use all the same.")
 
 
-def version_rollback(*, user: AbstractBaseUser | None) -> Job:
+def version_rollback(*, user: AbstractBaseUser | None, expected_deployment: int | None = None) -> Job:
     """A job of kind "rollback", already run when this returns: the deployment before the live one serves again.
 
     Its result has the shape of version_promote's. It does not wait behind other work: who goes back is in a hurry.
-    Raises Conflict when there is nothing to go back to.
+    Raises Conflict when there is nothing to go back to, when the files of that version cannot be used, and when
+    `expected_deployment`, the live one as who asks saw it, is live no longer.
     """
-    target = rollback_target()
-    if target is None:
-        raise Conflict("There is nothing to go back to: the version in use is the first.")
     live = versions.champion()
+    if expected_deployment not in (None, live.pk):
+        raise Conflict(f"{live.version.name} was put in use meanwhile; look again before going back.")
+    if live.previous is None:
+        raise Conflict("There is nothing to go back to: the version in use is the first.")
+    target = live.previous.version
+    if (obstacle := _bundle_obstacle(target)) is not None:
+        raise Conflict(f"{obstacle.message} {live.version.name} stays in use.")
     # The deployment is named, so that two clicks at the same moment go back one step, not two.
     payload = {"deployment": live.pk}
     job = job_create(kind=ROLLBACK, user=user, subject=f"Go back to {target.name}", payload=payload)
@@ -137,6 +164,8 @@ def version_rollback(*, user: AbstractBaseUser | None) -> Job:
     job.refresh_from_db()
     if job.state == JobState.FAILED:
         raise Conflict(job.error)
+    if job.state == JobState.CANCELLED:
+        raise Conflict(f"Going back to {target.name} was cancelled.")
     return job
 
 

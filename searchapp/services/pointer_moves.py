@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 
+from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict
 from searchapp.failpoints import failpoint
 from searchapp.models import Deployment, GalleryEntry, GalleryView, ModelVersion
@@ -62,7 +63,11 @@ def rollback_run(run: JobRun) -> dict[str, Any]:
     target = live.previous
     before = _Digest()
     run.progress(0, STEPS, f"trying {target.version.name}")
-    versions.encoder_of(target.version)
+    try:
+        serving.version_probe(target.version)
+    except (BundleError, OSError) as error:
+        wrong = versions.without_folders(str(error), target.version)
+        raise Conflict(f"The files of {target.version.name} cannot be used: {wrong}.") from error
     after = Deployment(
         version=target.version,
         view=target.view,

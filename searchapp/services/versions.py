@@ -166,6 +166,13 @@ def bundle_of(version: ModelVersion) -> Bundle:
     return load_bundle(stored)
 
 
+def without_folders(text: str, version: ModelVersion) -> str:
+    """What was said of a version's files, without the folders of this machine they lie in."""
+    for folder in (_stored(version.digest), settings.DEFAULT_BUNDLE):
+        text = text.replace(f"{folder}/", "").replace(str(folder), "the folder")
+    return text
+
+
 def encoder_of(version: ModelVersion) -> Encoder:
     """The version's encoder, opened once per process and shared by its threads."""
     encoder = _encoders.get(version.digest)

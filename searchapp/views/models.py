@@ -7,10 +7,11 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
+from django.utils.html import format_html
 from django_htmx.http import HttpResponseClientRefresh
 
 from searchapp.exceptions import SearchAppError
-from searchapp.models import JobState
+from searchapp.models import Job, JobState
 from searchapp.services import deploying
 from searchapp.services.database_clock import database_now
 from searchapp.services.model_overview import (
@@ -64,23 +65,43 @@ def model_promote(request: HttpRequest, version: str) -> HttpResponse:
 
 
 def model_rollback(request: HttpRequest) -> HttpResponse:
-    """GET: what going back means. POST: go back."""
-    target = deploying.rollback_target()
+    """GET: what going back means. POST: go back, unless somebody moved the pointer since the page was made."""
     if request.method == "POST":
         try:
-            deploying.version_rollback(user=staff_of(request))
-            messages.success(request, f"{target} is in use again.")
+            job = deploying.version_rollback(user=staff_of(request), expected_deployment=_seen(request))
+            _tell_of_going_back(request, job)
         except SearchAppError as error:
             messages.error(request, error.message)
         return HttpResponseRedirect(reverse("models"))
     overview = model_overview()
-    if target is None or overview.in_use is None:
+    if overview.in_use is None or overview.previous is None:
         messages.error(request, "There is no version to go back to: the one in use is the first.")
         return HttpResponseRedirect(reverse("models"))
+    target = overview.previous.version
     facts = overview.facts_of(target)
-    context = {"card": card_of(facts, overview), "in_use": overview.in_use.version}
+    context = {
+        "card": card_of(facts, overview),
+        "in_use": overview.in_use.version,
+        "deployment": overview.in_use.pk,
+    }
     reach = {"photos": overview.photos, "missing": photos_out_of_reach(target)}
     return render(request, "models/rollback.html", context | reach)
+
+
+def _seen(request: HttpRequest) -> int | None:
+    """The deployment that the page said is left; 0, which none has, for what is not a number."""
+    text = request.POST.get("deployment")
+    if text is None:
+        return None
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
+
+
+def _tell_of_going_back(request: HttpRequest, job: Job) -> None:
+    if job.state == JobState.DONE:
+        messages.success(request, f"{(job.result or {})['serving']} is in use again.")
+        return
+    words = '{} is under way: <a href="{}">see how far it is</a>.'
+    messages.info(request, format_html(words, job.subject, reverse("job", args=[job.pk])))
 
 
 def _promote_page(

@@ -338,5 +338,6 @@ def test_operators_see_the_versions_and_what_serves(data_dir: Path) -> None:
     assert body["count"] == 1
     row = body["results"][0]
     assert (row["version"], row["digest"], row["parent"]) == ("1.0", version.digest, None)
-    assert row["serving"] == [{"arm": "champion", "share": 100}]
+    deployment = versions.champion().pk
+    assert row["serving"] == [{"arm": "champion", "share": 100, "deployment": deployment}]
     assert row["lineage"] == str(version.lineage)

@@ -1,6 +1,7 @@
 """One pointer says which version answers: moved only when it may be, followed by everybody, taken back exactly."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -140,6 +141,68 @@ def test_rollback_gives_the_old_answers_exactly_and_then_walks_further_back(shop
     with pytest.raises(Conflict, match="nothing to go back to"):
         deploying.version_rollback(user=None)
     assert versions.champion().version.name == "1.0"
+
+
+def test_who_saw_another_deployment_live_goes_back_nowhere(shop_and_photo: bytes) -> None:
+    second = judged(candidate())
+    promoted(second)
+    promoted(judged(ModelVersion.objects.get(major=1)))
+    seen = versions.champion()
+    client = key_client(operator_make())
+
+    assert (deploying.version_rollback(user=None, expected_deployment=seen.pk).result or {})[
+        "serving"
+    ] == "2.0"
+    with pytest.raises(Conflict, match=r"2\.0 was put in use meanwhile"):
+        deploying.version_rollback(user=None, expected_deployment=seen.pk)
+    with pytest.raises(CommandError, match=r"2\.0 was put in use meanwhile"):
+        call_command("rollback", "--deployment", str(seen.pk))
+    assert error_of(post(client, "/api/v1/rollback", {"deployment": seen.pk}), 409)["code"] == "conflict"
+    assert error_of(post(client, "/api/v1/rollback", {"version": "1.0"}), 400)["fields"].keys() == {"version"}
+
+    assert versions.champion().version == second
+    assert Job.objects.filter(kind="rollback").count() == 1
+    back = post(client, "/api/v1/rollback", {"deployment": versions.champion().pk})
+    assert (back.status_code, back.json()["result"]["serving"]) == (202, "1.0")
+
+
+@pytest.mark.parametrize("damage", ["file", "folder"])
+def test_nobody_goes_back_to_a_version_whose_files_cannot_be_used(
+    shop_and_photo: bytes, data_dir: Path, damage: str
+) -> None:
+    first, second = versions.champion().version, judged(candidate())
+    promoted(second)
+    promoted(judged(first))
+    folder = data_dir / "models" / second.digest
+    if damage == "folder":
+        shutil.rmtree(folder)
+    else:
+        (folder / "encoder.onnx").write_bytes(b"nothing")
+
+    with pytest.raises(Conflict, match=r"The files of 2\.0 cannot be used") as refused:
+        deploying.version_rollback(user=None)
+    assert str(data_dir) not in refused.value.message
+    live = versions.champion()
+    asked = jobs.job_create(kind="rollback", payload={"deployment": live.pk})
+    failed = jobs.job_run_here(asked)
+
+    assert (failed.state, versions.champion().pk) == (JobState.FAILED, live.pk)
+    assert "The files of 2.0 cannot be used" in failed.error
+    assert str(data_dir) not in failed.error
+
+
+def test_a_second_click_is_the_same_promotion_until_it_has_ended(shop_and_photo: bytes) -> None:
+    version = judged(candidate())
+
+    first = deploying.version_promote(version=version, user=None)
+    assert deploying.version_promote(version=version, user=None) == first
+    with_reason = deploying.version_promote(version=version, user=None, override_reason="now")
+    jobs.job_cancel(first)
+    jobs.job_cancel(with_reason)
+    again = deploying.version_promote(version=version, user=None)
+
+    assert len({first.pk, with_reason.pk, again.pk}) == 3
+    assert jobs.job_run_here(again).state == JobState.DONE
 
 
 def test_after_two_promotions_two_steps_lead_back_to_the_first(shop_and_photo: bytes) -> None:
@@ -297,8 +360,9 @@ def test_a_damaged_bundle_is_refused(shop_and_photo: bytes, data_dir: Path) -> N
     version = judged(candidate())
     (data_dir / "models" / version.digest / "encoder.onnx").write_bytes(b"nothing")
 
-    with pytest.raises(Conflict, match=r"The files of 2\.0 cannot be used"):
+    with pytest.raises(Conflict, match=r"The files of 2\.0 cannot be used: encoder\.onnx") as refused:
         deploying.version_promote(version=version, user=None, override_reason="now")
+    assert str(data_dir) not in refused.value.message
 
 
 def test_a_promotion_killed_after_the_move_tells_what_it_did(

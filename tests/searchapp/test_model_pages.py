@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from searchapp.models import Deployment, Job, JobState, ModelVersion
-from searchapp.services import versions
+from searchapp.services import deploying, versions
 from searchapp.services.deploying import version_promote
 from searchapp.services.encoding import entries_fill
 from tests.searchapp.api_cast import operator_make, session_client, user_make
@@ -184,13 +184,37 @@ def test_going_back_asks_first_and_then_is_done_at_once(
 
     asked = text_of(operator.get("/ops/rollback"))
     before = versions.champion().version.name
-    answered = text_of(operator.post("/ops/rollback", follow=True))
+    field = re.search(r'name="deployment" value="(\d+)"', operator.get("/ops/rollback").content.decode())
+    assert field
+    answered = text_of(operator.post("/ops/rollback", {"deployment": field[1]}, follow=True))
+    late = text_of(operator.post("/ops/rollback", {"deployment": field[1]}, follow=True))
 
+    assert "1.0 was put in use meanwhile; look again before going back." in late
     assert "1.0 answers every query instead of 2.0" in asked
     assert "1.0 is worse than 2.0 on 1 of 1 measures" in asked
     assert (before, versions.champion().version.name) == ("2.0", "1.0")
     assert "1.0 is in use again." in answered
     assert "Go back to" not in answered
+
+
+def test_going_back_that_a_worker_has_taken_is_told_as_under_way(
+    operator: Client, photos: Sequence[bytes], data_dir: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop(photos)
+    new = other_version()
+    entries_fill(new, heard=lambda _done: None)
+    measured(new, versions.champion().version, change=0.06, verdict="pass")
+    version_promote(version=new, user=None)
+    work_off("promote")
+    monkeypatch.setattr(deploying, "job_run", lambda _job, _owner: False)
+
+    page = operator.post("/ops/rollback", follow=True)
+
+    job = Job.objects.get(kind="rollback")
+    assert "in use again" not in text_of(page)
+    assert "Go back to 1.0 is under way" in text_of(page)
+    assert f'href="/jobs/{job.pk}/"' in page.content.decode()
+    assert versions.champion().version == new
 
 
 def test_a_gate_that_does_not_pass_wants_a_reason_and_without_one_nothing_moves(

@@ -17,11 +17,13 @@ class Command(BaseCommand):
     help = "Go back to the version before the one in use; asked again, to the one before that."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--deployment", type=int, metavar="ID", help="only if this one is still live")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            job = job_run_here(deploying.version_rollback(user=None))
+            asked = deploying.version_rollback(user=None, expected_deployment=options["deployment"])
+            job = job_run_here(asked)
         except SearchAppError as error:
             raise CommandError(error.message) from error
         if job.state != JobState.DONE:
