@@ -9,6 +9,7 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 from django.test import Client
+from pytest_django.fixtures import Settings
 
 from ml.artifacts import load_bundle
 from ml.base_version.catalogue import CatalogueVersion
@@ -39,6 +40,12 @@ from tests.searchapp.galleries import item_with_photos
 from tests.searchapp.trainings import OTHER_BUNDLE, TINY, class_photos, small_shop, start
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
+
+
+@pytest.fixture(autouse=True)
+def _the_heartbeat_stays_quiet(settings: Settings) -> None:
+    """Its own connection cannot see the job of a test that never commits, and would take the lease for lost."""
+    settings.JOB_LEASE_SECONDS = 3600
 
 
 def answers(photos: list[bytes]) -> list[Any]:
