@@ -10,6 +10,7 @@ from ml.base_version.recipe import Recipe
 from ml.config import config_from_dict, merged
 from ml.training.memory import fastest_precision
 from searchapp.models import Vertical
+from searchapp.services.training_limits import check_limits, check_memory
 from searchapp.services.training_photos import TrainingPhoto, category_sizes
 
 
@@ -30,6 +31,8 @@ def recipe_with(
             f"config.sampling.classes_per_batch is {recipe.sampling.classes_per_batch}, there are "
             f"{len(class_sizes)} categories"
         )
+    check_limits(recipe)
+    check_memory(sum(class_sizes), recipe.stored_size)
     return recipe
 
 
