@@ -10,6 +10,7 @@ from ml.base_version.recipe import Recipe
 from ml.config import config_from_dict, merged
 from ml.training.memory import fastest_precision
 from searchapp.models import Vertical
+from searchapp.services.graph_size import check_graph_size
 from searchapp.services.training_limits import check_limits, check_memory
 from searchapp.services.training_photos import TrainingPhoto, category_sizes
 
@@ -32,6 +33,7 @@ def recipe_with(
             f"{len(class_sizes)} categories"
         )
     check_limits(recipe)
+    check_graph_size(recipe.method.encoder)
     check_memory(sum(class_sizes), recipe.stored_size)
     return recipe
 
