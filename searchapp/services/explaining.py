@@ -53,7 +53,11 @@ def explain_item(
         raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})
     photo = photo_encoded(arm, clock, data=data, filename=filename, crop=crop)
     explanation = explained(arm, clock, photo, item_id=item.pk, sku=item.sku, is_cropped=crop is not None)
-    image = ItemImage.objects.get(pk=explanation.image_id)
+    image = ItemImage.objects.filter(pk=explanation.image_id).first()
+    if image is None:  # deleted meanwhile
+        raise NotFound(
+            f"The photo of item {sku[:120]!r} that matched is no longer there.", fields={"sku": "deleted"}
+        )
     metrics.search_observe(
         kind="explain", outcome="answered", took_ms={EXPLAIN_STAGE: clock.took[EXPLAIN_STAGE]}
     )

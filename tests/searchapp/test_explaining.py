@@ -14,7 +14,7 @@ from django.test import Client
 
 from ml.retrieval.occlusion import GRID
 from searchapp.exceptions import NotFound, TooManyRequests, Unavailable
-from searchapp.models import Item, Query
+from searchapp.models import Item, ItemImage, Query
 from searchapp.services import explaining, query_log, search, throttling
 from searchapp.services.explaining import EXPLANATION_COST, explain_item
 from tests.searchapp.api_cast import error_of, key_client, photo_file, user_make
@@ -275,6 +275,21 @@ def test_a_refused_photo_or_item_gives_its_place_back(photos: list[bytes]) -> No
 
     assert explaining._one_at_a_time.acquire(blocking=False)
     explaining._one_at_a_time.release()
+
+
+def test_a_matched_photo_that_is_deleted_meanwhile_is_not_found(
+    items: list[Item], photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = explaining.occlusion_map
+
+    def deletes(*args: Any, **options: Any) -> Any:
+        ItemImage.objects.filter(item__sku="apple-0").delete()
+        return really(*args, **options)
+
+    monkeypatch.setattr(explaining, "occlusion_map", deletes)
+
+    with pytest.raises(NotFound, match="The photo of item 'apple-0' that matched is no longer there"):
+        explain_item(data=photos[0], sku="apple-0")
 
 
 # --- what it counts as
