@@ -43,13 +43,12 @@ class SearchView(ApiView):
         errors=(404, 409, 429, *PICTURE_ERRORS),
     )
     def post(self, request: Request) -> JsonResponse:
-        if self.is_anonymous:
-            throttling.search_spend(client=self.client)
         values = sent_values(request)
         kind = _kind(values)
         explain = explain_asked(values, kind)
-        if explain is not None and self.is_anonymous:
-            throttling.search_spend(client=self.client, calls=EXPLANATION_COST)
+        if self.is_anonymous:  # at once: a low rate admits a search with its explanation as all of a period's
+            calls = 1 if explain is None else 1 + EXPLANATION_COST
+            throttling.search_spend(client=self.client, calls=calls)
         try:
             answer = _answer(kind, values, explain=explain, visitor=self.client)
             if self.is_anonymous:

@@ -339,6 +339,16 @@ def test_who_waits_as_told_gets_an_explanation_even_when_it_is_more_than_a_whole
     throttling.search_spend(client="1.2.3.4", calls=EXPLANATION_COST)
 
 
+def test_a_low_rate_still_admits_an_explained_search_and_then_nothing_more(
+    items: list[Item], photos: list[bytes], limits: Any, anonymous: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits.ANON_SEARCH_RATE = f"{EXPLANATION_COST}/min"
+    monkeypatch.setattr(throttling, "time", Clock())
+
+    assert ask(anonymous, photos[0], explain="true").status_code == 200
+    assert ask(anonymous, photos[0]).status_code == 429
+
+
 def test_api_and_page_both_count_it_and_keys_are_not_counted(
     items: list[Item], photos: list[bytes], limits: Any, anonymous: Client
 ) -> None:
