@@ -13,6 +13,10 @@ from searchapp.services.base_training import KIND, LEAST_CATEGORIES
 from searchapp.services.catalogue import ONE_IN_EIGHT
 from searchapp.services.training_photos import LEAST_PHOTOS
 
+# As in ml.base_version.catalogue, which takes torch and so seconds to load.
+GROWTH, SCRATCH_FACTOR = 0.6, 2  # steps grow more slowly than the catalogue; random weights take more of them
+CHECKED_ONE_IN, CHECKED_LEAST = 8, 8  # of each category of eight or more, these check the training
+
 _ONE_IN_EIGHT = Q(image_sha256__endswith="0") | Q(image_sha256__endswith="8")
 
 
@@ -23,12 +27,14 @@ class Pace:
     seconds: float
     photos: int
     architecture: str
+    from_scratch: bool
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     photos: int  # of categories that can be learned; each content once, and none that is held out
     categories: int
+    checked: int  # of these photos, those that only tell training when it is at its best
     held_out: int  # evaluation queries: never trained on
     left_out: int  # would be evaluation queries if their category were larger
     unreadable: int
@@ -40,8 +46,11 @@ class TrainingPlan:
         return self.categories >= LEAST_CATEGORIES
 
     def seconds_expected(self) -> float | None:
-        """At the pace of the last training; None when none was finished yet."""
-        return self.pace.seconds * self.photos / self.pace.photos if self.pace else None
+        """At the pace of the last training, going on from a version; None when none was finished yet."""
+        if self.pace is None:
+            return None
+        seconds = self.pace.seconds / (SCRATCH_FACTOR if self.pace.from_scratch else 1)
+        return float(seconds * (self.photos / self.pace.photos) ** GROWTH)
 
 
 def training_plan() -> TrainingPlan:
@@ -55,6 +64,7 @@ def training_plan() -> TrainingPlan:
     return TrainingPlan(
         photos=sum(learned),
         categories=len(learned),
+        checked=sum(size // CHECKED_ONE_IN for size in learned if size >= CHECKED_LEAST),
         held_out=EvaluationQuery.objects.count(),
         left_out=usable.filter(left_out).count(),
         unreadable=ItemImage.objects.exclude(failure="").count(),
@@ -80,4 +90,6 @@ def _last_pace() -> Pace | None:
     result: dict[str, Any] = (done.result if done else None) or {}
     if not result.get("seconds") or not result.get("photos"):
         return None
-    return Pace(float(result["seconds"]), int(result["photos"]), str(result.get("architecture", "")))
+    from_scratch = bool(done and done.payload.get("from_scratch"))
+    architecture = str(result.get("architecture", ""))
+    return Pace(float(result["seconds"]), int(result["photos"]), architecture, from_scratch)

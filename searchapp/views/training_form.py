@@ -14,7 +14,7 @@ from searchapp.views.panels import Option
 OTHER = "other"
 PRESETS = ("100", "10", "1")
 SHARE_WORDS = {
-    "100": "The category of every photo is used: {labels} labels.",
+    "100": "The category of every photo is used: {labels} labels{checked}.",
     "10": "About {labels} labels. Of the other photos only the looks are learned from.",
     "1": "About {labels} labels, at least one of each category: to see how far a few of them carry.",
 }
@@ -89,14 +89,11 @@ def form_page(form: TrainingForm, plan: TrainingPlan, overview: ModelOverview) -
 
     start_words = {
         "in_use": f"What {in_use} has learned is the beginning, if it has the same architecture.",
-        "scratch": f"From random weights. Nothing of {in_use} is used.",
+        "scratch": f"From random weights. Nothing of {in_use} is used. Takes about twice as long.",
     }
     return FormPage(
         plan=plan,
-        shares=tuple(
-            choice("share", value, f"{value} %", SHARE_WORDS[value].format(labels=_labels(plan, int(value))))
-            for value in PRESETS
-        ),
+        shares=tuple(choice("share", value, f"{value} %", share_words(plan, value)) for value in PRESETS),
         other=Option(OTHER, "Another share", chosen["share"] == OTHER),
         architectures=tuple(
             choice("architecture", value, label, ARCHITECTURE_WORDS[value]) for value, label in ARCHITECTURES
@@ -111,9 +108,14 @@ def form_page(form: TrainingForm, plan: TrainingPlan, overview: ModelOverview) -
     )
 
 
+def share_words(plan: TrainingPlan, percent: str) -> str:
+    checked = f", and {plan.checked:,} more that only check the result" if plan.checked else ""
+    return SHARE_WORDS[percent].format(labels=_labels(plan, int(percent)), checked=checked)
+
+
 def _labels(plan: TrainingPlan, percent: int) -> str:
     """At least one photo of each category keeps its label, however small the share."""
-    return f"{max(plan.categories, round(plan.photos * percent / 100)):,}"
+    return f"{max(plan.categories, round((plan.photos - plan.checked) * percent / 100)):,}"
 
 
 def _time(plan: TrainingPlan) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from ml.base_version.catalogue import GROWTH, LEAST_OF_CLASS, ONE_IN, SCRATCH_FACTOR
 from searchapp.models import Job, JobState
+from searchapp.services import training_plan as training_plan_module
 from searchapp.services.training_photos import category_sizes, training_photos
 from searchapp.services.training_plan import training_plan
+from searchapp.views.training_form import share_words
 from tests.searchapp.api_cast import operator_make, session_client
 from tests.searchapp.galleries import item_with_photos, shop
 from tests.searchapp.operating import HISTORY, running, training
@@ -65,7 +69,39 @@ def test_the_time_it_may_take_is_told_at_the_pace_of_the_last_training(
 
     page = text_of(operator.get("/ops/train"))
 
-    assert f"About 20 s, if it goes as the last one did: {2 * plan.photos} photos in 40 s (parity)." in page
+    # 40 s / 2, as the last one was from scratch, * (1/2) ** 0.6: steps grow more slowly than photos
+    assert f"About 13 s, if it goes as the last one did: {2 * plan.photos} photos in 40 s (parity)." in page
+
+
+def test_the_last_training_from_scratch_counts_half_and_steps_are_those_of_the_recipe(
+    photos: Sequence[bytes], data_dir: Any
+) -> None:
+    shop(photos)
+    result = {"seconds": 40.0, "photos": training_plan().photos}
+    training(state=JobState.DONE, finished_at=timezone.now(), result=result)
+    Job.objects.update(payload={"from_scratch": True})
+
+    assert training_plan().seconds_expected() == 20.0
+    assert (training_plan_module.GROWTH, training_plan_module.SCRATCH_FACTOR) == (GROWTH, SCRATCH_FACTOR)
+    assert (training_plan_module.CHECKED_ONE_IN, training_plan_module.CHECKED_LEAST) == (
+        ONE_IN,
+        LEAST_OF_CLASS,
+    )
+
+
+def test_photos_that_only_check_the_training_are_not_counted_as_labels(
+    photos: Sequence[bytes], data_dir: Any
+) -> None:
+    item_with_photos("many", photos[:12], "Many")
+    sizes = category_sizes(training_photos())
+    plan = training_plan()
+
+    assert plan.checked == sum(size // 8 for size in sizes.values() if size >= 8) == 1
+    more = replace(plan, photos=40, categories=2, checked=4)
+    assert share_words(more, "100") == (
+        "The category of every photo is used: 36 labels, and 4 more that only check the result."
+    )
+    assert share_words(more, "10").startswith("About 4 labels.")
 
 
 def test_too_small_a_catalogue_is_told_so_and_gets_no_button(operator: Client, data_dir: Any) -> None:
