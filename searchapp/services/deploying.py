@@ -5,7 +5,9 @@ is measured against the version in use if that was not done yet, it is tried, an
 process follows it within two seconds (services.serving).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
@@ -16,6 +18,7 @@ from searchapp.models import FINISHED_STATES, Deployment, ItemImage, Job, JobSta
 from searchapp.services import measuring, versions
 from searchapp.services.jobs import job_create, job_run, owner_name
 
+Gate = Mapping[str, Any]
 PROMOTE, ROLLBACK = "promote", "rollback"
 WHOLE = 100
 # So many photos are encoded on the way when a version is put in use; more must be asked for.
@@ -36,12 +39,19 @@ class Obstacle:
     can_override: bool
 
 
-def obstacles_of(version: ModelVersion) -> list[Obstacle]:
-    """What stands between a version and its use; empty when it may be promoted at once."""
+def obstacles_of(version: ModelVersion, gates: Sequence[Gate] | None = None) -> list[Obstacle]:
+    """What stands between a version and its use; empty when it may be promoted at once.
+
+    `gates` are the verdicts to go by, for who has just measured them; else the stored ones that still hold.
+    """
     live = versions.champion().version
     if version == live:
         return [Obstacle("in_use", f"{version.name} is in use already.", can_override=False)]
-    found = [_bundle_obstacle(version), _entries_obstacle(version, live), _gate_obstacle(version, live)]
+    found = [
+        _bundle_obstacle(version),
+        _entries_obstacle(version, live),
+        _gate_obstacle(version, live, gates),
+    ]
     return [obstacle for obstacle in found if obstacle is not None]
 
 
@@ -68,9 +78,12 @@ def _entries_obstacle(version: ModelVersion, live: ModelVersion) -> Obstacle | N
     )
 
 
-def _gate_obstacle(version: ModelVersion, live: ModelVersion) -> Obstacle | None:
+def _gate_obstacle(
+    version: ModelVersion, live: ModelVersion, gates: Sequence[Gate] | None
+) -> Obstacle | None:
     """A version that was never measured against the one in use has none yet: the job measures it first."""
-    missed = [gate for gate in measuring.gates_of(version, live) or () if gate["verdict"] != "pass"]
+    judged = measuring.gates_of(version, live) or () if gates is None else gates
+    missed = [gate for gate in judged if gate["verdict"] != "pass"]
     if not missed:
         return None
     gate = missed[0]
@@ -133,9 +146,9 @@ def _promotion_asked(version: ModelVersion, reason: str, idempotency_key: str) -
     return going.order_by("created_at").first()
 
 
-def version_check(version: ModelVersion, override_reason: str) -> None:
+def version_check(version: ModelVersion, override_reason: str, gates: Sequence[Gate] | None = None) -> None:
     """Raise Conflict, in words, unless `version` may be put in use, with this reason if one is needed."""
-    for obstacle in obstacles_of(version):
+    for obstacle in obstacles_of(version, gates):
         if not obstacle.can_override:
             raise Conflict(obstacle.message)
         if not override_reason:

@@ -9,6 +9,7 @@ tell; nor can they with held-out photos of fewer than LEAST_ITEMS items.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,14 @@ def held_out_queries() -> list[HeldOut]:
             )
         )
     return found
+
+
+def held_out_fingerprint(queries: Sequence[HeldOut]) -> str:
+    """Which held-out photos were asked, and what counts as right for each: another one is another measurement."""
+    digest = sha256()
+    for query in queries:
+        digest.update(f"{query.image_sha256} {query.by_item} {query.item_id} {query.category_id}\n".encode())
+    return f"{len(queries)} {digest.hexdigest()}"
 
 
 def version_answers(
@@ -144,6 +153,7 @@ class Comparison:
     other: dict[str, Any]  # metrics of the version it was compared with
     differences: dict[str, Any]  # metric -> {value, low, high}: version minus other
     gates: list[dict[str, Any]]
+    held_out: str  # fingerprint of the held-out photos
 
 
 def versions_compare(
@@ -165,6 +175,7 @@ def versions_compare(
             if found is not None
         },
         gates=[_map_gate(differences["map"])],
+        held_out=held_out_fingerprint(queries),
     )
 
 
@@ -183,15 +194,21 @@ def comparison_store(version: ModelVersion, other: ModelVersion, comparison: Com
                 "against": other.name,
                 "differences": comparison.differences,
                 "gates": comparison.gates,
+                "held_out": comparison.held_out,
             },
         )
 
 
 def gates_of(version: ModelVersion, other: ModelVersion) -> list[dict[str, Any]] | None:
-    """The latest verdicts on `version` measured against `other`; None when that was never measured."""
+    """The latest verdicts on `version` measured against `other`; None when that was never measured.
+
+    Nor was it when the held-out photos have changed since: what was kept out now may say something else.
+    """
     rows = Evaluation.objects.filter(version=version, gallery_state=STORED, metrics__against=other.name)
     newest = rows.order_by("-created_at", "-pk").first()
-    return list(newest.metrics["gates"]) if newest else None
+    if newest is None or newest.metrics.get("held_out") != held_out_fingerprint(held_out_queries()):
+        return None
+    return list(newest.metrics["gates"])
 
 
 def _metrics(values: Values, items: NDArray[np.int64]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from django.db.models import Count
 from searchapp.models import Deployment, Evaluation, GalleryEntry, ItemImage, Job, ModelVersion
 from searchapp.services.base_training import KIND
 from searchapp.services.deploying import PROMOTE, ROLLBACK
-from searchapp.services.measuring import photos_without_entry
+from searchapp.services.measuring import held_out_fingerprint, held_out_queries, photos_without_entry
 
 LISTED_TRAININGS = 20
 LISTED_MOVES = 10
@@ -36,6 +36,7 @@ class ModelOverview:
     in_use: Deployment | None
     previous: Deployment | None  # what going back would return to
     photos: int
+    held_out: str  # fingerprint of the held-out photos there are now
     trainings: tuple[Job, ...]  # newest first
     moves: tuple[Job, ...]
 
@@ -69,6 +70,7 @@ def model_overview() -> ModelOverview:
         in_use=in_use,
         previous=in_use.previous if in_use else None,
         photos=ItemImage.objects.filter(failure="").count(),
+        held_out=held_out_fingerprint(held_out_queries()),
         trainings=tuple(trainings()),
         moves=tuple(moves()),
     )

@@ -64,6 +64,7 @@ class Judgement:
     qualities: tuple[Quality, ...] = ()
     gates: tuple[Gate, ...] = ()
     queries: int = 0
+    held_out: str = ""  # fingerprint of the held-out photos of the comparison
 
     @property
     def is_compared(self) -> bool:
@@ -100,6 +101,7 @@ def judgement_of(
         ),
         gates=gates if candidate else (),
         queries=int(mine.get("n", 0)),
+        held_out=str(measured_with.get("held_out", "")),
     )
 
 

@@ -36,9 +36,10 @@ def promote_run(run: JobRun) -> dict[str, Any]:
             commit=lambda _done: run.guard(),
         )
     run.progress(1, STEPS, "measuring on held-out photos")
-    if measuring.gates_of(version, live.version) is None:
-        _measured(run, version, live.version)
-        deploying.version_check(version, reason)
+    gates = measuring.gates_of(version, live.version)
+    if gates is None:
+        gates = _measured(run, version, live.version).gates
+    deploying.version_check(version, reason, gates)
     run.progress(2, STEPS, f"trying {version.name}")
     serving.version_probe(version)
     run.progress(3, STEPS, f"putting {version.name} in use")
@@ -123,7 +124,7 @@ def _said(run: JobRun) -> dict[str, Any]:
     return {**moved, "gallery_digest_after": after.value, "photos_to_encode": missing}
 
 
-def _measured(run: JobRun, version: ModelVersion, live: ModelVersion) -> None:
+def _measured(run: JobRun, version: ModelVersion, live: ModelVersion) -> measuring.Comparison:
     def heard(done: int, total: int) -> None:
         run.progress(1, STEPS, f"measuring on held-out photos, {done:,} of {total:,}")
 
@@ -131,6 +132,7 @@ def _measured(run: JobRun, version: ModelVersion, live: ModelVersion) -> None:
     with transaction.atomic():
         run.guard()
         measuring.comparison_store(version, live, comparison)
+    return comparison
 
 
 class _Digest:

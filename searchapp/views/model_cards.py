@@ -94,6 +94,7 @@ def card_of(facts: VersionFacts, overview: ModelOverview) -> VersionCard:
     else:
         beside = in_use.version.name
         judged = judgement_of(name, facts.evaluations, beside, in_use.evaluations)
+    is_outdated = judged.is_compared and judged.held_out != overview.held_out
     return VersionCard(
         version=facts.version,
         name=name,
@@ -105,8 +106,8 @@ def card_of(facts: VersionFacts, overview: ModelOverview) -> VersionCard:
         gates=tuple(_gate(row) for row in judged.gates),
         queries=_photos(judged.queries),
         compared_with=beside if judged.is_compared else "",
-        verdict=_sentence(judged, name, beside) if beside else "",
-        is_ready=_is_ready(judged),
+        verdict=_sentence(judged, name, beside, is_outdated=is_outdated) if beside else "",
+        is_ready=_is_ready(judged) and not is_outdated,
     )
 
 
@@ -222,7 +223,7 @@ def _gate(gate: Gate) -> GateRow:
     )
 
 
-def _sentence(judged: Judgement, name: str, other: str) -> str:
+def _sentence(judged: Judgement, name: str, other: str, *, is_outdated: bool) -> str:
     """Ready or not by the gates, then what gains and what loses."""
     if not judged.is_compared:
         return f"{name} was not measured beside {other} yet."
@@ -237,6 +238,8 @@ def _sentence(judged: Judgement, name: str, other: str) -> str:
     else:
         photos = _photos(judged.queries)
         found = f"neither better nor worse than {other}, as far as {photos} can tell"
+    if is_outdated:
+        return f"Measured before the held-out photos changed: {name} was {found}."
     if not judged.gates:
         return f"{name} is {found}."
     if _is_ready(judged):

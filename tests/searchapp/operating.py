@@ -12,7 +12,7 @@ from ml.artifacts import read_manifest
 from searchapp.models import Job, JobState, ModelVersion
 from searchapp.services import versions
 from searchapp.services.jobs import job_run
-from searchapp.services.measuring import Comparison, comparison_store
+from searchapp.services.measuring import Comparison, comparison_store, held_out_fingerprint, held_out_queries
 
 HISTORY = [
     {"epoch": 1, "loss": 4.0},
@@ -75,5 +75,7 @@ def measured(
     around = {"value": change, "low": change - 0.02, "high": change + 0.02}
     gate = {"name": "map_loss", "threshold": 0.01, "verdict": verdict, "items": items}
     gate |= {"value": -change, "low": -change - 0.02, "high": 0.02 - change}
-    comparison = Comparison(row(0.5 + change), row(0.5), {"map": around}, [gate])
+    comparison = Comparison(
+        row(0.5 + change), row(0.5), {"map": around}, [gate], held_out_fingerprint(held_out_queries())
+    )
     comparison_store(version, other, comparison)

@@ -52,7 +52,11 @@ PASSED: dict[str, Any] = {
 def judged(version: ModelVersion, **gate: Any) -> ModelVersion:
     """As if it had been measured against the version in use, with this verdict."""
     comparison = measuring.Comparison(
-        own={"n": 9}, other={"n": 9}, differences={}, gates=[{**PASSED, **gate}]
+        own={"n": 9},
+        other={"n": 9},
+        differences={},
+        gates=[{**PASSED, **gate}],
+        held_out=measuring.held_out_fingerprint(measuring.held_out_queries()),
     )
     measuring.comparison_store(version, versions.champion().version, comparison)
     return version
@@ -327,6 +331,23 @@ def test_a_version_that_was_never_measured_is_measured_first(data_dir: Path, dat
     passed = row.metrics["gates"][0]["verdict"] == "pass"
     assert job.state == (JobState.DONE if passed else JobState.FAILED)
     assert versions.champion().version.name == ("2.0" if passed else "1.0")
+
+
+def test_a_verdict_is_made_again_when_the_held_out_photos_changed(data_dir: Path, data_packs: Path) -> None:
+    small_shop(data_packs)
+    version, live = judged(candidate()), versions.champion().version
+    assert measuring.gates_of(version, live) == [PASSED]
+    holding_out.hold_out(list(ItemImage.objects.values_list("item__category__path", flat=True).distinct()))
+
+    assert measuring.gates_of(version, live) is None
+    job = promoted(version)  # photos of two items are too few to judge by
+
+    assert (job.state, versions.champion().version) == (JobState.FAILED, live)
+    assert "held-out photos of 2 items" in job.error
+    assert Evaluation.objects.filter(version=version).count() == 2
+    stored = measuring.gates_of(version, live)
+    assert stored is not None
+    assert stored[0]["verdict"] == "cannot_tell"
 
 
 def test_a_held_out_photo_that_is_an_entry_does_not_find_itself(data_dir: Path, data_packs: Path) -> None:

@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from searchapp.models import Deployment, Job, JobState, ModelVersion
+from searchapp.models import Deployment, EvaluationQuery, ItemImage, Job, JobState, ModelVersion
 from searchapp.services import deploying, versions
 from searchapp.services.deploying import version_promote
 from searchapp.services.encoding import entries_fill
@@ -215,6 +215,26 @@ def test_going_back_that_a_worker_has_taken_is_told_as_under_way(
     assert "Go back to 1.0 is under way" in text_of(page)
     assert f'href="/jobs/{job.pk}/"' in page.content.decode()
     assert versions.champion().version == new
+
+
+def test_a_measurement_with_other_held_out_photos_is_told_as_such(
+    operator: Client, photos: Sequence[bytes], data_dir: Any
+) -> None:
+    shop(photos)
+    measured(other_version(), versions.champion().version, change=0.06, verdict="pass")
+    before = text_of(operator.get("/ops/"))
+    photo = ItemImage.objects.select_related("item").first()
+    assert photo is not None
+    EvaluationQuery.objects.create(
+        source="test:1", split="test", image_sha256="a" * 64, upload_sha256="a" * 64, extension="webp",
+        relevance="category", category=photo.item.category,
+    )  # fmt: skip
+
+    page = text_of(operator.get("/ops/"))
+
+    assert "Ready: 2.0 is better than 1.0" in before
+    assert "Ready: 2.0" not in page
+    assert "Measured before the held-out photos changed: 2.0 was better than 1.0" in page
 
 
 def test_a_gate_that_does_not_pass_wants_a_reason_and_without_one_nothing_moves(
