@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class _Training:
             version = self._registered(self._trained())
             champion = versions.champion().version  # training takes a while
         self._encode(version)
-        comparison = self._measure(version, champion)
+        champion, comparison = self._measure(version, champion)
         promotion = self._promotion(version, comparison.gates)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.job.progress(UNITS, UNITS, f"version {version.name} is ready")
@@ -226,8 +227,14 @@ class _Training:
 
         encoding.entries_fill(version, heard=heard, commit=lambda _done: self.job.guard())
 
-    def _measure(self, version: ModelVersion, champion: ModelVersion) -> measuring.Comparison:
+    def _measure(
+        self, version: ModelVersion, champion: ModelVersion
+    ) -> tuple[ModelVersion, measuring.Comparison]:
+        """The version in use and the comparison with it: those of before, for the candidate may serve by now."""
         self._enter("measuring")
+        if "comparison" in self.state:
+            champion = ModelVersion.objects.get(pk=self.state["champion"])
+            return champion, measuring.Comparison(**self.state["comparison"])
 
         def heard(done: int, total: int) -> None:
             self._progress("measuring", done, total, f"measuring on held-out photos, {done:,} of {total:,}")
@@ -236,14 +243,15 @@ class _Training:
         with transaction.atomic():
             self.job.guard()
             measuring.comparison_store(version, champion, comparison)
-        return comparison
+            self._save(champion=champion.pk, comparison=asdict(comparison))
+        return champion, comparison
 
     def _promotion(self, version: ModelVersion, gates: list[dict[str, Any]]) -> Job | None:
         """The job that puts the candidate in use, if that was asked for and its gate passed."""
         passed = all(gate["verdict"] == "pass" for gate in gates)
         if not self.job.payload.get("promote") or not passed:
             return None
-        key = f"promote:{self.job.job.pk}"
+        key = f"promote:{self.state['folder']}"  # the same for a retry, which is another job
         try:
             return deploying.version_promote(
                 version=version, user=self.job.job.created_by, idempotency_key=key

@@ -1,0 +1,51 @@
+"""What a training that is tried again knows of its earlier attempts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from searchapp.models import Deployment, Evaluation, Job, JobState
+from searchapp.services import deploying, jobs, versions
+from tests.searchapp.test_deploying import PASSED, judged
+from tests.searchapp.trainings import candidate, small_shop
+
+pytestmark = [pytest.mark.django_db, pytest.mark.database]
+PAYLOAD = {
+    "config": {},
+    "label_fraction": 1.0,
+    "architecture": "budget",
+    "from_scratch": True,
+    "promote": True,
+}
+
+
+def measuring_job(checkpoint: dict[str, Any]) -> Job:
+    """A training that died after its version was registered."""
+    return Job.objects.create(
+        kind="train_base", queue=Job.Queue.TRAINING, payload=PAYLOAD, checkpoint=checkpoint
+    )
+
+
+def test_a_training_tried_again_after_its_own_promotion_keeps_its_comparison(
+    data_dir: Path, data_packs: Path
+) -> None:
+    small_shop(data_packs, count=4)
+    version = candidate()
+    registered = {"stage": "encoding", "version": version.pk, "folder": "earlier", "photos": 8}
+    first = jobs.job_run_here(measuring_job(registered))
+    assert first.state == JobState.DONE, first.error
+    checkpoint = first.checkpoint
+    checkpoint["comparison"]["gates"] = [PASSED]  # photos enough to pass would take minutes
+    move = deploying.version_promote(version=judged(version), user=None, idempotency_key="promote:earlier")
+    jobs.job_run_here(move)
+    evaluations = Evaluation.objects.count()
+
+    again = jobs.job_run_here(measuring_job(checkpoint))
+
+    result = again.result or {}
+    assert again.state == JobState.DONE, again.error
+    assert (result["version"], result["against"]["version"]) == ("2.0", "1.0")
+    assert result["promotion_job"] == str(move.pk)
+    assert (Evaluation.objects.count(), Job.objects.filter(kind="promote").count()) == (evaluations, 1)
+    assert (versions.champion().version, Deployment.objects.count()) == (version, 2)
