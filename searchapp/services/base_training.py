@@ -6,8 +6,8 @@ The work itself is services.training_run. The job's checkpoint is what a page dr
      "epochs": 60,                                            # planned; absent before training
      "history": [{"epoch": 1, "loss": 3.2, "validation": 0.41}, ...]}
 
-`history` holds at most HISTORY_POINTS points, oldest first; when it is full, every second one is dropped. `validation`
-(0 to 1, higher is better) is there only for the epochs that were validated.
+`history` holds at most HISTORY_POINTS points, oldest first; when it is full, every second one is dropped, validated
+epochs last. `validation` (0 to 1, higher is better) is there only for the epochs that were validated.
 """
 
 import shutil

@@ -280,9 +280,16 @@ class _Training:
 
 
 def history_with(history: Sequence[dict[str, Any]], point: dict[str, Any]) -> list[dict[str, Any]]:
-    """The curve with one more point; when it is full, every second one is dropped, the latest never."""
-    points = [*(row for row in history if row["epoch"] < point["epoch"]), point]
-    return points[-1::-2][::-1] if len(points) > HISTORY_POINTS else points
+    """The curve with one more point; when it is full, every second one is dropped, the latest never.
+
+    Validated epochs are few and cost something: they are thinned out only when there are no others left.
+    """
+    earlier = [row for row in history if row["epoch"] < point["epoch"]]
+    if len(earlier) >= HISTORY_POINTS:
+        thinned = [row for row in earlier if "validation" not in row] or earlier
+        dropped = {row["epoch"] for row in thinned[::2]}
+        earlier = [row for row in earlier if row["epoch"] not in dropped]
+    return [*earlier, point]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from searchapp.models import Deployment, Evaluation, Job, JobState
-from searchapp.services import deploying, jobs, versions
+from searchapp.services import base_training, deploying, jobs, training_run, versions
 from tests.searchapp.test_deploying import PASSED, judged
 from tests.searchapp.trainings import candidate, small_shop
 
@@ -49,3 +49,23 @@ def test_a_training_tried_again_after_its_own_promotion_keeps_its_comparison(
     assert result["promotion_job"] == str(move.pk)
     assert (Evaluation.objects.count(), Job.objects.filter(kind="promote").count()) == (evaluations, 1)
     assert (versions.champion().version, Deployment.objects.count()) == (version, 2)
+
+
+def test_a_full_curve_keeps_the_epochs_that_were_validated() -> None:
+    points: list[dict[str, Any]] = []
+    for epoch in range(1, 1001):
+        validated = {"validation": 0.5} if epoch % 10 == 0 else {}
+        points = training_run.history_with(points, {"epoch": epoch, "loss": 1.0, **validated})
+        assert len(points) <= base_training.HISTORY_POINTS
+        assert points[-1]["epoch"] == epoch
+
+    assert [point["epoch"] for point in points if "validation" in point] == list(range(10, 1001, 10))
+    assert [point["epoch"] for point in points] == sorted({point["epoch"] for point in points})
+
+
+def test_a_curve_of_validated_epochs_alone_stays_small_too() -> None:
+    points: list[dict[str, Any]] = []
+    for epoch in range(1, 501):
+        points = training_run.history_with(points, {"epoch": epoch, "loss": 1.0, "validation": 0.5})
+        assert len(points) <= base_training.HISTORY_POINTS
+    assert points[-1]["epoch"] == 500
