@@ -15,12 +15,17 @@ class JobKind:
     title: str
     handler: str
     queue: Job.Queue = Job.Queue.DEFAULT
+    counts_items: bool = False  # its progress is a number of items, not parts of the work
     role: Role = Role.API_KEY  # the lowest that may cancel or retry one, of those the access table lets in
 
 
 JOB_KINDS: dict[str, JobKind] = {
-    "import_catalogue": JobKind("Import a catalogue", "searchapp.services.importing.import_run"),
-    "encode_images": JobKind("Encode new photos", "searchapp.services.encoding.encode_missing_run"),
+    "import_catalogue": JobKind(
+        "Import a catalogue", "searchapp.services.importing.import_run", counts_items=True
+    ),
+    "encode_images": JobKind(
+        "Encode new photos", "searchapp.services.encoding.encode_missing_run", counts_items=True
+    ),
     "train_base": JobKind(
         "Train a base version",
         "searchapp.services.training_run.base_training_run",

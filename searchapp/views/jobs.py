@@ -53,7 +53,8 @@ class JobRow:
     state_word: str
     sign: str
     percent: int
-    counted: str
+    has_percent: bool
+    counted: str  # empty, as the pace is, for kinds of jobs that do not count items
     pace: str
     eta: str
     reason: str
@@ -160,6 +161,7 @@ def row_of(
     kind = JOB_KINDS.get(job.kind)
     is_active = job.state not in FINISHED_STATES
     may = may_steer(role, job.kind)
+    counts = kind is not None and kind.counts_items
     is_dry_run = bool((job.payload.get("options") or {}).get("dry_run"))
     title = kind.title if kind else job.kind
     return JobRow(
@@ -171,8 +173,9 @@ def row_of(
         state_word="Cancelling" if is_active and job.cancel_requested else job.get_state_display(),
         sign=SIGNS[job.state],
         percent=round(100 * job.progress),
-        counted=f"{job.done_count:,} of {job.total_count:,}" if job.total_count else "",
-        pace=_pace(job, now),
+        has_percent=bool(job.total_count),
+        counted=f"{job.done_count:,} of {job.total_count:,}" if counts and job.total_count else "",
+        pace=_pace(job, now) if counts else "",
         eta=_eta(jobs.eta_seconds(job, now)),
         reason=job.error,
         errors=tuple(shown),

@@ -48,6 +48,19 @@ def test_a_running_job_says_what_for_whom_how_far_how_fast_and_how_long(staff: C
     assert '<progress max="100" value="33"' in response.content.decode()
 
 
+def test_a_job_that_counts_parts_of_its_work_shows_percent_alone(staff: Client) -> None:
+    started = timezone.now() - timedelta(seconds=100)
+    training = Job.objects.create(
+        kind="train_base", state=JobState.RUNNING, started_at=started, done_count=850, total_count=1000
+    )
+
+    for path in ("/jobs/", f"/jobs/{training.pk}/"):
+        text = text_of(staff.get(path))
+        assert "Running 85 %" in text
+        assert "850 of" not in text
+        assert "items/s" not in text
+
+
 def test_a_failed_job_says_why_and_a_finished_import_shows_the_first_bad_lines(staff: Client) -> None:
     errors = [
         {"row": number, "field": "price", "message": f"'{number}x' is not a number"} for number in range(2, 9)
