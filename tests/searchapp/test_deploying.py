@@ -405,6 +405,26 @@ def test_a_promotion_killed_after_the_move_tells_what_it_did(
     assert Deployment.objects.count() == 2
 
 
+def test_a_photo_that_came_during_the_move_is_encoded_after_it(
+    shop_and_photo: bytes, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, said = judged(candidate()), pointer_moves._said
+
+    def late(run: jobs.JobRun) -> dict[str, Any]:
+        """Committed before the move was, seen by nothing in it, encoded by the version before."""
+        item_with_photos("late", photos[5:6])
+        Job.objects.filter(kind="encode_images").update(state=JobState.DONE)
+        return said(run)
+
+    monkeypatch.setattr(pointer_moves, "_said", late)
+    job = promoted(version)
+
+    assert (job.result or {})["photos_to_encode"] == 1
+    run_waiting_jobs()
+    image = ItemImage.objects.get(item__sku="late")
+    assert [entry.producer.name for entry in image.entries.all()] == ["2.0"]
+
+
 def test_somebody_who_moved_the_pointer_meanwhile_is_not_overruled(shop_and_photo: bytes) -> None:
     job = deploying.version_promote(version=judged(candidate()), user=None)
     first = ModelVersion.objects.get(major=1)
