@@ -68,7 +68,7 @@ CONCLUSIONS = [
     },
     {
         "part": "contrastive loss on the bits (ours)",
-        "verdict": "the largest gain of all parts on seen classes, and paid for on unseen ones, whose codes rank better "
+        "verdict": "the largest gain of all parts on seen classes, paid for on unseen ones, whose codes rank better "
         "without it.",
     },
     {
