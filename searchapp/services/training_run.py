@@ -125,8 +125,8 @@ class _Training:
         """The plan of the first attempt, while all its photos may be used; else a new one, and training begins anew."""
         path = self.folder / PLAN_FILE
         if path.exists():
-            plan = Plan.from_json(path.read_text(encoding="utf-8"))
-            if set(plan.photos) <= set(training_photos()):
+            plan = _read_plan(path)
+            if plan is not None and set(plan.photos) <= set(training_photos()):
                 return plan
             shutil.rmtree(self.folder)
             self.state["history"] = []
@@ -277,6 +277,14 @@ class _Training:
         low, high = SHARES[stage]
         at = low + (high - low) * done // max(1, total)
         self.job.progress(min(at, UNITS - 1), UNITS, message)
+
+
+def _read_plan(path: Path) -> Plan | None:
+    """None for one that a power cut left empty, or that another release wrote."""
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def history_with(history: Sequence[dict[str, Any]], point: dict[str, Any]) -> list[dict[str, Any]]:
