@@ -107,7 +107,8 @@ def present(evidence: Evidence) -> dict[str, Any]:
         {"title": "Points lost or won by changing one part (mAP@1000)", "rows": _changes(evidence)},
         {"title": "How settings were chosen", "rows": CHOICES},
     ]
-    plots = [_over_lengths(evidence, main), _over_labels(evidence, main), _pools(evidence)]
+    lengths = [_over_lengths(evidence, main, kind) for kind in ("seen", "unseen")]
+    plots = [*lengths, _over_labels(evidence, main), _pools(evidence)]
     return {
         "title": "Supervised twin-bottleneck hashing (C3, C3b, C4, C5)",
         "about": ABOUT,
@@ -151,20 +152,15 @@ def _series(name: str, points: list[tuple[Any, float | None]]) -> list[dict[str,
     return [{"name": name, "x": [x for x, _ in known], "y": [y for _, y in known]}] if known else []
 
 
-def _over_lengths(evidence: Evidence, place: str) -> dict[str, Any]:
+def _over_lengths(evidence: Evidence, place: str, kind: str) -> dict[str, Any]:
     series = []
     for name in PLOTTED:
-        for kind in ("seen", "unseen"):
-            series += _series(
-                f"{name}, {kind}",
-                [
-                    (bits, _mean(evidence, f"{place}/{bits} bits", name, f"map_at_1000_{kind}"))
-                    for bits in LENGTHS
-                ],
-            )
+        metric = f"map_at_1000_{kind}"
+        points = [(str(bits), _mean(evidence, f"{place}/{bits} bits", name, metric)) for bits in LENGTHS]
+        series += _series(name, points)
     return {
-        "file": "twin_bottleneck_bits.png", "title": f"mAP@1000 over code length ({place})", "kind": "line",
-        "x_label": "bits", "x_scale": "log", "y_label": "mAP@1000", "series": series,
+        "file": f"twin_bottleneck_bits_{kind}.png", "title": f"mAP@1000 of {kind} classes over code length ({place})",
+        "kind": "line", "x_label": "bits", "y_label": "mAP@1000", "series": series,
     }  # fmt: skip
 
 
