@@ -71,7 +71,9 @@ def test_a_curve_of_validated_epochs_alone_stays_small_too() -> None:
     assert points[-1]["epoch"] == 500
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"photos": []}', '{"photos": [], "recipe": null, "start": ""}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"photos": []}', '{"photos": [], "recipe": null, "start": ""}']
+)
 def test_a_plan_that_cannot_be_read_is_as_good_as_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text, encoding="utf-8")
