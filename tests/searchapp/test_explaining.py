@@ -12,7 +12,7 @@ from django.core.cache import cache
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from ml.retrieval.occlusion import GRID
+from ml.retrieval.occlusion import GRID, occlusion_map
 from searchapp.exceptions import NotFound, TooManyRequests, Unavailable
 from searchapp.models import Item, ItemImage, Query
 from searchapp.services import explaining, query_log, search, throttling
@@ -280,11 +280,9 @@ def test_a_refused_photo_or_item_gives_its_place_back(photos: list[bytes]) -> No
 def test_a_matched_photo_that_is_deleted_meanwhile_is_not_found(
     items: list[Item], photos: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = explaining.occlusion_map
-
     def deletes(*args: Any, **options: Any) -> Any:
         ItemImage.objects.filter(item__sku="apple-0").delete()
-        return really(*args, **options)
+        return occlusion_map(*args, **options)
 
     monkeypatch.setattr(explaining, "occlusion_map", deletes)
 
