@@ -1,26 +1,22 @@
 """Builds the bundle of version 1.0 from data packs: train, export, calibrate, measure, write."""
 
-import os
-import platform
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import onnxruntime
 import torch
 
-from ml.artifacts import MAX_COMPACT_GRAPH_BYTES, Bundle, check_free, write_bundle
+from ml.artifacts import MAX_COMPACT_GRAPH_BYTES, Bundle, check_free
 from ml.base_version.measure import calibrate_and_report, report_plain
 from ml.base_version.recipe import RECIPE_NAMES, Recipe, Trained, recipe_of, train_encoder
 from ml.base_version.sets import Parts, open_packs, parts_of
+from ml.base_version.writing import write_trained
 from ml.data.images import ImageSet, load_images
 from ml.data.reserved import load_reserved
 from ml.models.config import EncoderConfig
 from ml.models.encoder import ImageEncoder
-from ml.models.export import export_onnx, weights_of
+from ml.models.export import export_onnx
 from ml.onnx_encoder import open_encoder_of
 from ml.training.distributed import current
 from ml.training.loop import Progress
@@ -63,18 +59,11 @@ def bundle_of(
     metrics["random_weights"] = report_plain(
         open_encoder_of(export_onnx(random_encoder(config)), config), parts
     )
-    return write_bundle(
-        target,
-        method=trained.recipe.method.kind,
-        config=config,
-        weights=weights_of(trained.encoder),
-        graph=graph,
-        labels=images.names,
-        calibration={"self": calibration},
-        preprocessing={"fit": "squeeze", "filter": "bilinear", "size": config.input_size,
-                       "mean": list(config.mean), "std": list(config.std)},
+    return write_trained(
+        target, trained, images, graph,
+        calibration=calibration,
         metrics=metrics,
-        training=_training_note(trained, images, compiled=compiled),
+        training={"command": _command(trained.recipe, compiled=compiled), "code_revision": _revision()},
         replace=replace,
     )  # fmt: skip
 
@@ -85,25 +74,12 @@ def random_encoder(config: EncoderConfig) -> ImageEncoder:
     return ImageEncoder(config).eval()
 
 
-def _training_note(trained: Trained, images: ImageSet, *, compiled: bool) -> dict[str, Any]:
-    settings = asdict(trained.recipe)
-    return {
-        "command": f"python -m ml train --architecture {_architecture(trained.recipe)} "
-        f"--data ../shared/data --out DIR --precision {trained.recipe.fit.precision}"
-        + (" --compile" if compiled else ""),
-        "seed": trained.recipe.seed,
-        "recipe": settings,
-        "images": len(images),
-        "classes": len(images.names),
-        "data_fingerprint": images.fingerprint,
-        "seconds": round(trained.seconds, 1),
-        "code_revision": _revision(),
-        "machine": {
-            "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "python": sys.version.split()[0], "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    }  # fmt: skip
+def _command(recipe: Recipe, *, compiled: bool) -> str:
+    """What makes this version again."""
+    return (
+        f"python -m ml train --architecture {_architecture(recipe)} --data ../shared/data --out DIR "
+        f"--precision {recipe.fit.precision}" + (" --compile" if compiled else "")
+    )
 
 
 def _architecture(recipe: Recipe) -> str:

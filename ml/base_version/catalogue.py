@@ -4,30 +4,27 @@ The lengths of training were chosen so that 300 photos take one to two minutes o
 """
 
 import math
-import os
-import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from ml.artifacts import Bundle, check_free, write_bundle
+from ml.artifacts import Bundle, check_free
 from ml.base_version.measure import similarities
 from ml.base_version.recipe import Recipe, Trained, recipe_of, train_encoder
 from ml.base_version.sets import EncodedSet
+from ml.base_version.writing import write_trained
 from ml.data.images import ImageSet
 from ml.data.preprocessing import to_input
 from ml.data.sampling import SamplingConfig
 from ml.evaluation.retrieval import retrieval_values, signs_of
-from ml.models.export import export_onnx, weights_of
+from ml.models.export import export_onnx
 from ml.onnx_encoder import OnnxEncoder, open_encoder_of
 from ml.protocol import Calibration
 from ml.training.calibration import Similarities, calibrate
@@ -162,19 +159,11 @@ def train_catalogue(
         on_epoch=on_epoch,
         is_cancelled=is_cancelled,
     )
-    config = trained.encoder.config
     graph = export_onnx(trained.encoder)
-    calibration = calibration_of(open_encoder_of(graph, config), images, division)
-    bundle = write_bundle(
-        target,
-        method=trained.recipe.method.kind,
-        config=config,
-        weights=weights_of(trained.encoder),
-        graph=graph,
-        labels=images.names,
-        calibration={"self": calibration},
-        preprocessing={"fit": "squeeze", "filter": "bilinear", "size": config.input_size,
-                       "mean": list(config.mean), "std": list(config.std)},
+    calibration = calibration_of(open_encoder_of(graph, trained.encoder.config), images, division)
+    bundle = write_trained(
+        target, trained, images, graph,
+        calibration=calibration,
         metrics=_metrics(trained),
         training={
             "command": command,
@@ -182,7 +171,6 @@ def train_catalogue(
             "labels_used": int((training.labels >= 0).sum()),
             "validation_images": len(division.validation),
             "started_from": start.digest if start is not None and initial is not None else None,
-            **_training_note(trained, images),
         },
     )  # fmt: skip
     return CatalogueVersion(bundle, initial is not None, trained.epochs, trained.seconds)
@@ -309,19 +297,3 @@ def _metrics(trained: Trained) -> dict[str, Any]:
     """What training itself saw; the product measures on held-out queries and keeps that beside the version."""
     seen = [logs["validation"] for logs in trained.history if "validation" in logs]
     return {"validation": {"best_mean_map": round(max(seen), 4)}} if seen else {}
-
-
-def _training_note(trained: Trained, images: ImageSet) -> dict[str, Any]:
-    return {
-        "seed": trained.recipe.seed,
-        "recipe": asdict(trained.recipe),
-        "images": len(images),
-        "classes": len(images.names),
-        "data_fingerprint": images.fingerprint,
-        "seconds": round(trained.seconds, 1),
-        "machine": {
-            "processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "python": sys.version.split()[0], "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    }  # fmt: skip
