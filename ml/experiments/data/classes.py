@@ -9,24 +9,20 @@ other count as wrong even where a jacket is found for a jacket. That is the same
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ml.data.images import ImageSet
 from ml.data.reserved import load_reserved
-from ml.experiments.data.joining import numbered_through, with_unseen_queries
-from ml.experiments.data.parts import Dataset, Ids, Part, evenly
+from ml.experiments.data.joining import with_unseen_queries
+from ml.experiments.data.parts import Dataset, Ids, Part
+from ml.experiments.data.pool import Names, Pool, check_there, one_in
 
 HELD_OUT = {"fashion_mnist": ("fashion_mnist:Pullover", "fashion_mnist:Sneaker", "fashion_mnist:Bag")}
 HELD_OUT_SHARE = 5  # elsewhere, without reserved classes, one class in five: two of CIFAR-10's ten
 HELD_OUT_SEED = 0
 ASKING = 4  # every fourth training image of a validation class is a query: val splits alone show few of them
-
-
-Names = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +85,10 @@ def class_split(
     """
     dataset = with_unseen_queries(dataset)
     roles = _roles(dataset, held_out, validation)
-    pool = _Pool.of(dataset, sum(roles, ()))
+    pool = Pool.of(dataset, sum(roles, ()))
     base, known, every = np.cumsum([len(names) for names in roles]).tolist()
     train = pool.rows("train", 0, base)
-    asking, staying = _asking(pool.rows("train", base, known), pool.labels)
+    asking, staying = one_in(pool.rows("train", base, known), pool.labels, ASKING)
     reserved = dataset.unseen_gallery is not None
     unseen_gallery = pool.rows("unseen_gallery" if reserved else "train", known, every)
     unseen_queries = pool.rows("unseen_queries" if reserved else "test", known, every)
@@ -114,8 +110,8 @@ def class_split(
         unseen=roles[2],
         train=np.searchsorted(used, train),
         train_labels=pool.labels[train],
-        choosing=pool.task(*choosing, used=used, base=base),
-        final=pool.task(*final, used=used, base=base),
+        choosing=_task(pool, *choosing, used=used, base=base),
+        final=_task(pool, *final, used=used, base=base),
         without_class=int(np.count_nonzero(dataset.test.labels() < 0)),
         tags={name: dataset.tags.get(name, ()) for name in roles[0]},
         fingerprint=hashlib.sha256(f"{dataset.fingerprint} classes {roles} {caps}".encode()).hexdigest(),
@@ -126,18 +122,16 @@ def _roles(
     dataset: Dataset, held_out: Sequence[str] | None, validation: Sequence[str] | None
 ) -> tuple[Names, Names, Names]:
     """Names of the base, validation and unseen classes."""
-    listed = load_reserved().validation
     if validation is None:
-        known = {f"{pack}:{label}" for pack, labels in listed.items() for label in labels}
-        validation = [name for name in dataset.classes if name in known]
+        validation = listed_validation(dataset)
     if dataset.unseen_gallery is not None:
         if held_out is not None:
             raise ValueError(f"{dataset.name} has reserved classes: held_out cannot be given too")
         unseen = dataset.unseen_gallery.images.names
     else:
-        unseen = tuple(_drawn(dataset) if held_out is None else held_out)
-        _check_there(unseen, dataset)
-    _check_there(validation, dataset)
+        unseen = tuple(unseen_by_default(dataset) if held_out is None else held_out)
+        check_there(unseen, dataset)
+    check_there(validation, dataset)
     twice = set(validation) & set(unseen)
     base = tuple(name for name in dataset.classes if name not in {*validation, *unseen})
     if twice or not base:
@@ -148,7 +142,15 @@ def _roles(
     return base, tuple(validation), unseen
 
 
-def _drawn(dataset: Dataset) -> list[str]:
+def listed_validation(dataset: Dataset) -> list[str]:
+    """The classes that the list beside the reserved ones names, as far as they are here."""
+    listed = load_reserved().validation
+    known = {f"{pack}:{label}" for pack, labels in listed.items() for label in labels}
+    return [name for name in dataset.classes if name in known]
+
+
+def unseen_by_default(dataset: Dataset) -> list[str]:
+    """What a data set without reserved classes holds out; see `class_split`."""
     if dataset.name in HELD_OUT:
         return [name for name in HELD_OUT[dataset.name] if name in dataset.classes]
     rng = np.random.default_rng(HELD_OUT_SEED)
@@ -156,88 +158,13 @@ def _drawn(dataset: Dataset) -> list[str]:
     return [dataset.classes[label] for label in np.sort(chosen)]
 
 
-def _asking(rows: Ids, labels: Ids) -> tuple[Ids, Ids]:
-    """Every fourth of the rows of each label, and the rest."""
-    asking = [rows[labels[rows] == label][ASKING - 1 :: ASKING] for label in np.unique(labels[rows])]
-    chosen = np.concatenate([np.empty(0, np.int64), *asking])
-    return chosen, np.setdiff1d(rows, chosen)
-
-
-def _check_there(names: Sequence[str], dataset: Dataset) -> None:
-    missing = [name for name in names if name not in dataset.classes]
-    if missing:
-        raise ValueError(
-            f"{dataset.name} has no class {', '.join(missing)}; it has {', '.join(dataset.classes[:10])} ..."
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """Every image of a data set, part after part."""
-
-    parts: dict[str, slice]
-    labels: Ids  # position in names, -1 for a class that is not among them
-    items: Ids
-    names: Names
-
-    @classmethod
-    def of(cls, dataset: Dataset, names: Names) -> "_Pool":
-        found = _parts(dataset)
-        position = {name: place for place, name in enumerate(names)}
-        labels = []
-        for part in found.values():
-            own = np.array([position.get(name, -1) for name in part.images.names] + [-1], dtype=np.int64)
-            labels.append(own[part.labels()])  # -1 reads the last one
-        ends = np.cumsum([len(part) for part in found.values()]).tolist()
-        slices = {title: slice(end - len(part), end) for (title, part), end in zip(found.items(), ends)}
-        items = numbered_through([part.items for part in found.values()])
-        return cls(slices, np.concatenate(labels), items, names)
-
-    def rows(self, title: str, first: int, end: int) -> Ids:
-        """Rows of a part whose labels are in [first, end), ascending."""
-        labels = self.labels[self.parts[title]]
-        found: Ids = np.flatnonzero((labels >= first) & (labels < end)) + self.parts[title].start
-        return found
-
-    def capped(self, rows: Sequence[Ids], per_class: int | None) -> Ids:
-        """All of `rows`, ascending, at most `per_class` of a label."""
-        if per_class is not None and per_class < 1:
-            raise ValueError(f"at most {per_class} images of a class, it must be at least 1")
-        every = np.sort(np.concatenate(rows))
-        labels = self.labels[every]
-        chosen = [evenly(every[labels == label], per_class) for label in np.unique(labels)]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *chosen]))
-
-    def task(self, gallery: Ids, queries: Ids, *, used: Ids, base: int) -> RetrievalTask:
-        return RetrievalTask(
-            gallery=np.searchsorted(used, gallery),
-            gallery_labels=self.labels[gallery],
-            gallery_unseen=self.labels[gallery] >= base,
-            queries=np.searchsorted(used, queries),
-            query_labels=self.labels[queries],
-            query_unseen=self.labels[queries] >= base,
-            query_items=self.items[queries],
-        )
-
-    def part(self, dataset: Dataset, used: Ids) -> Part:
-        """The images at `used`, ascending."""
-        pixels, packs = [], []
-        digest = hashlib.sha256(used.astype("<i8").tobytes())
-        for title, part in _parts(dataset).items():
-            place = self.parts[title]
-            rows = used[(used >= place.start) & (used < place.stop)] - place.start
-            pixels.append(part.images.pixels[torch.from_numpy(rows)])
-            packs += [part.images.packs[row] for row in rows]
-            digest.update(part.images.fingerprint.encode())
-        return Part(
-            images=ImageSet(
-                pixels=torch.cat(pixels), labels=torch.from_numpy(self.labels[used]), names=self.names,
-                packs=tuple(packs), fingerprint=digest.hexdigest(),
-            ),
-            items=self.items[used],
-        )  # fmt: skip
-
-
-def _parts(dataset: Dataset) -> dict[str, Part]:
-    found = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
-    return {title: part for title, part in found.items() if isinstance(part, Part)}
+def _task(pool: Pool, gallery: Ids, queries: Ids, *, used: Ids, base: int) -> RetrievalTask:
+    return RetrievalTask(
+        gallery=np.searchsorted(used, gallery),
+        gallery_labels=pool.labels[gallery],
+        gallery_unseen=pool.labels[gallery] >= base,
+        queries=np.searchsorted(used, queries),
+        query_labels=pool.labels[queries],
+        query_unseen=pool.labels[queries] >= base,
+        query_items=pool.items[queries],
+    )

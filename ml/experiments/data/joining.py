@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ml.data.images import ImageSet
-from ml.experiments.data.parts import Dataset, Ids, Part, taken
+from ml.experiments.data.parts import Dataset, Ids, Part, described_together, taken
 
 
 def joined_dataset(datasets: Sequence[Dataset], name: str = "union") -> Dataset:
@@ -83,6 +83,7 @@ def _joined(parts: Sequence[Part]) -> Part:
             fingerprint=hashlib.sha256(digests.encode()).hexdigest(),
         ),
         items=numbered_through([part.items for part in parts]),
+        described=described_together(parts),
     )
 
 

@@ -19,6 +19,7 @@ from ml.data.folders import is_class_folder, load_photos, open_folders
 from ml.data.images import ImageSet, load_images, training_records, validation_records
 from ml.data.packs import CATALOGUE_SPLITS, QUERY_SPLITS, Pack, PackRecord, find_packs, open_pack
 from ml.data.reserved import ReservedClasses, load_reserved
+from ml.experiments.data.describing import described_class, described_record
 from ml.experiments.data.parts import Dataset, Ids, Part
 
 PHOTO_SIZE = 64  # pixels a side, unless asked otherwise
@@ -54,7 +55,9 @@ def _open_digits(folder: Path, size: int | None) -> Dataset:
     train, test = idx.read_split(folder, "train"), idx.read_split(folder, "test")
     name, fingerprint = folder.resolve().name, idx.fingerprint(folder)
     count = int(max(train.labels.max(initial=0), test.labels.max(initial=0))) + 1
-    names = tuple(f"{name}:{label}" for label in idx.class_names(folder, count))
+    titles = idx.class_names(folder, count)
+    names = tuple(f"{name}:{title}" for title in titles)
+    described = [described_class(*of) for of in zip(names, titles)]
     held_out = _validation_rows(train.labels)
     rest = np.setdiff1d(np.arange(len(train.labels)), held_out)
 
@@ -71,6 +74,7 @@ def _open_digits(folder: Path, size: int | None) -> Dataset:
                 fingerprint=hashlib.sha256(f"{fingerprint} {title}".encode()).hexdigest(),
             ),
             items=np.arange(len(rows), dtype=np.int64),
+            described=tuple(described[label] for label in digits.labels[rows]),
         )
 
     return Dataset(
@@ -124,7 +128,8 @@ def _open_packed(pack: Pack, size: int) -> Dataset:
         labels = torch.tensor([index.get(name_of(record), -1) for record in records], dtype=torch.int64)
         images = load_images([(pack, record) for record in records], size, names=())
         items = np.unique([_item(pack, record) for record in records], return_inverse=True)[1]
-        return Part(replace(images, labels=labels, names=names), items.astype(np.int64))
+        described = tuple(described_record(record, _relevance(record)) for record in records)
+        return Part(replace(images, labels=labels, names=names), items.astype(np.int64), described)
 
     names = tuple(sorted(set(map(_relevance, train))))
     unseen_names = tuple(sorted(set(map(_unseen_relevance, unseen))))
@@ -175,7 +180,8 @@ def _open_folders(folder: Path, size: int) -> Dataset:
         if not photos:
             raise ValueError(f"{folder}: the {title} part is empty")
         images = load_photos(folder, photos, size, source=name, names=names)
-        parts[title] = Part(images, np.arange(len(photos), dtype=np.int64))
+        described = tuple(described_class(f"{name}:{photo.label}", photo.label) for photo in photos)
+        parts[title] = Part(images, np.arange(len(photos), dtype=np.int64), described)
     return Dataset(
         name=name,
         kind="folder",

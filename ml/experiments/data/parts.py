@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,32 @@ Ids = NDArray[np.int64]
 Kind = Literal["digits", "pack", "folder"]
 
 
+class Described(NamedTuple):
+    """What is known of an image in labels and words. categories: root first; the last is its class, named as in
+    `Dataset.classes` (of a product: its category, never the product). tags: as its pack writes them, without
+    those that repeat a category. text: title and description as written, or the class in words.
+    """
+
+    categories: tuple[str, ...]
+    tags: tuple[str, ...]
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Images that play one part. images.pixels: (N, C, S, S) uint8, C is 1 for digits, else 3.
 
     items: (N,) the item of each image, within which queries are not independent (what bootstraps resample).
+    described: one for each image, or none for all. Raises ValueError when there is another number of them.
     """
 
     images: ImageSet
     items: Ids
+    described: tuple[Described, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.described) not in {0, len(self.items)}:
+            raise ValueError(f"{len(self.described)} images are described, of {len(self.items)}")
 
     def __len__(self) -> int:
         return len(self.items)
@@ -129,4 +146,12 @@ def taken(part: Part, rows: Ids, labels: Ids, names: tuple[str, ...]) -> Part:
             fingerprint=hashlib.sha256(f"{images.fingerprint} rows {rows_digest}".encode()).hexdigest(),
         ),
         items=part.items[rows],
+        described=tuple(part.described[row] for row in rows) if part.described else (),
     )
+
+
+def described_together(parts: Sequence[Part]) -> tuple[Described, ...]:
+    """What is known of the images of all parts, one part after another; nothing unless all are described."""
+    if any(len(part.described) < len(part) for part in parts):
+        return ()
+    return tuple(described for part in parts for described in part.described)
