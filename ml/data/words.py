@@ -21,14 +21,18 @@ Vectors = NDArray[np.float32]
 MIN_BUCKETS = 256
 PIECE_LENGTHS = (3, 4, 5)  # characters, of "<word>"
 
+_TRADE_MARKS = {0x2122: " ", 0x2120: " "}
 _SEPARATORS = re.compile(r"[-_/\s]+")
 _ABBREVIATION = re.compile(r"[a-z]\d+")
 _BEFORE_NUMBER = re.compile(r"(?<=[^\W\d_])(?=\d)")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in order: NFKC, case folded, split at whatever is no letter, digit or mark on one."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    """The words of a text in order: NFKC, case folded, split at whatever is no letter, digit or mark on one.
+
+    Trade and service marks are dropped first: NFKC would make letters of them.
+    """
+    folded = unicodedata.normalize("NFKC", text.translate(_TRADE_MARKS)).casefold()
     return "".join(character if _in_a_word(character) else " " for character in folded).split()
 
 

@@ -28,6 +28,15 @@ class Bm25Index:
     def __len__(self) -> int:
         return self._size
 
+    def stems(self) -> list[str]:
+        """(N,) the words of each text in order, in the form in which they are compared."""
+        self._connection.execute("CREATE VIRTUAL TABLE temp.word USING fts5vocab(main, entry, 'instance')")
+        found: list[list[str]] = [[] for _ in range(self._size)]
+        for row, stem in self._connection.execute("SELECT doc, term FROM temp.word ORDER BY doc, offset"):
+            found[row].append(stem)
+        self._connection.execute("DROP TABLE temp.word")
+        return [" ".join(stems) for stems in found]
+
     def scores(self, query: str) -> Scores:
         """(N,) BM25 of each text for any of the query's words; higher is better, 0 where a text has none of them.
 
@@ -46,7 +55,8 @@ class Bm25Index:
 
 def lacks_words(query: str, texts: Sequence[str]) -> NDArray[np.bool_]:
     """(N,) True where a text has none of the query's words, in any form that stemming makes equal."""
-    return Bm25Index(texts).scores(query) == 0
+    lacking: NDArray[np.bool_] = Bm25Index(texts).scores(query) == 0
+    return lacking
 
 
 def fused(bm25: Scores, code_similarity: Scores, *, weight: float) -> Scores:

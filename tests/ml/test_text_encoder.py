@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from ml.data.words import WordHasher
@@ -24,21 +25,20 @@ def encoder() -> TextEncoder:
     encoder = TextEncoder(CONFIG)
     with torch.no_grad():  # no weight at the value it starts with, so that each one counts
         for parameter in encoder.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return encoder.eval()
 
 
-def logits_by_torch(
-    encoder: TextEncoder, texts: list[str]
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def logits_by_torch(encoder: TextEncoder, texts: list[str]) -> NDArray[np.float32]:
     with torch.inference_mode():
-        return encoder(torch.from_numpy(WordHasher(CONFIG.buckets)(texts))).numpy()
+        logits: NDArray[np.float32] = encoder(torch.from_numpy(WordHasher(CONFIG.buckets)(texts))).numpy()
+    return logits
 
 
 def test_the_served_form_gives_the_logits_of_the_network(encoder: TextEncoder) -> None:
     served = TextWeights.of(encoder.arrays())
     found = served.encode(TEXTS)
-    assert (found.dtype, found.shape, served.code_bits) == (np.float32, (5, 64), 64)
+    assert (str(found.dtype), found.shape, served.code_bits) == ("float32", (5, 64), 64)
     np.testing.assert_allclose(found, logits_by_torch(encoder, TEXTS), atol=1e-5)
     assert np.std(found[0] - found[1]) > 0.1  # words matter
 

@@ -30,6 +30,7 @@ def test_words_are_folded_and_split_at_everything_that_is_no_letter_digit_or_mar
     assert words_of("Ｇｒａｎｎｙ-Smith, ﬁlter_½\nStraße किताब CAN'T 1.5%") == [
         "granny", "smith", "filter", "1", "2", "strasse", "किताब", "can", "t", "1", "5",
     ]  # fmt: skip
+    assert words_of("CoolTech™ wicks") == ["cooltech", "wicks"]
     assert words_of("cafe\u0301") == words_of("CAFÉ") == ["café"]
     assert words_of(" -_-\x00\ud800!? ") == []
 

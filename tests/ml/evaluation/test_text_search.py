@@ -43,6 +43,12 @@ def test_words_are_stemmed_and_a_word_in_most_texts_still_counts_a_little() -> N
     assert (scores > 0).tolist() == [True, True, False]
 
 
+def test_stems_are_one_for_the_forms_of_a_word_and_keep_their_order() -> None:
+    index = Bm25Index(["Jackets", "JACKET", "", "hiking boots", "boots: hiked"])
+    for _ in range(2):
+        assert index.stems() == ["jacket", "jacket", "", "hike boot", "boot hike"]
+
+
 def test_a_text_lacks_the_words_when_it_has_none_of_them_in_any_form() -> None:
     assert lacks_words("rainy jackets", TEXTS).tolist() == [True, True, False]
     assert lacks_words("sweet rain", TEXTS).tolist() == [False, True, False]
