@@ -22,7 +22,7 @@ Scores = NDArray[np.float64]
 Values = NDArray[np.float64]
 
 MAX_SHARE = 0.6  # of the items: a label that more of them carry finds nothing
-WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,10 @@ def bm25_scores(task: WordsTask) -> Scores:
 
 
 def borrowed_bm25(task: WordsTask, texts: Sequence[str]) -> Scores:
-    """(N, M) BM25 of the task's texts for photos that borrow words: texts (N,), of the item on the nearest stored photo.
+    """(N, M) BM25 of the task's texts for photos that borrow words, as a photo has none of its own.
 
-    A photo has no words of its own; this is what a shop without a common code space can do.
+    texts: (N,) the text of the item on the stored photo that is nearest to each photo. This is what a shop
+    without a common code space can do.
     """
     index = Bm25Index(task.texts)
     distinct, places = np.unique(np.array(texts, dtype=object), return_inverse=True)

@@ -145,7 +145,7 @@ def test_borrowed_words_rank_the_texts_that_share_them_first(task: WordsTask) ->
 def test_what_does_not_fit_is_refused(task: WordsTask) -> None:
     with pytest.raises(ValueError, match="5 descriptions of 4 photos"):
         words_task(DESCRIBED, ITEMS[:4])
-    with pytest.raises(ValueError, match="item 7 has two texts: 'A nylon parka.' and 'Warm.'"):
+    with pytest.raises(ValueError, match=r"item 7 has two texts: 'A nylon parka\.' and 'Warm\.'"):
         words_task(DESCRIBED, np.array([7, 2, 7, 7, 2]))
     with pytest.raises(ValueError, match=r"scores are \(2, 4\), expected \(2, 5\)"):
         text_to_image(task, np.zeros((2, 4)))
