@@ -5,8 +5,9 @@ but drawn from held-out photos, because features are not Gaussian and memory was
 lie further out than.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,9 @@ Ids = NDArray[np.int64]
 Features = NDArray[np.float32]
 
 LEVEL = 0.01  # share of unshifted batches that raise the alarm
-DRAWS = 5000
+DRAWS = 2000
 LEAST_ITEMS = 10  # held-out items an alarm is set from
+PRIOR_ITEMS = 2  # by so many of the average item a label set's own mean is held back
 SEED = 0
 _CELLS = 1_000_000  # drawn values at a time: bounded memory
 
@@ -87,21 +89,19 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """How far held-out photos lie: mean distance of each item (I,), items of one label set together.
+    """How far held-out photos lie. ratios (I,): distance of each item over what its label set led to expect, items of
+    one label set together; starts, sizes (U,): where each label set's items stand.
 
-    starts, sizes (U,): where each label set's items stand. drawn (DRAWS,): mean over the items of a resample, for
-    what is usual is itself only known from so many photos.
+    expected: what a label set leads to expect; `otherwise`: what any other one does. drawn (DRAWS,): mean ratio of
+    the items of a resample, for what is usual is itself only known from so many photos.
     """
 
-    distances: Floats
+    ratios: Floats
     starts: Ids
     sizes: Ids
+    expected: Mapping[LabelSet, float]
+    otherwise: float
     drawn: Floats
-
-    @property
-    def mean(self) -> float:
-        """The distance that a statistic of 1 stands for."""
-        return float(self.distances.mean())
 
     def alarm(
         self, distances: Floats, sets: Sequence[LabelSet], items: Ids, *, both_sides: bool = False
@@ -111,68 +111,90 @@ class Usual:
         Every item counts once. The bounds are those that LEVEL of unshifted batches cross: batches of as many label
         sets, with as many items each, drawn from the held-out ones. both_sides: nearer than usual is unusual too.
         """
-        own, own_sets = _item_means(distances, sets, items)
-        drawn = self._batches(np.unique(own_sets, return_counts=True)[1]) / self.drawn
+        own, names, owner = _item_means(distances, sets, items)
+        own = own / np.array([self.expected.get(labels, self.otherwise) for labels in names])[owner]
+        drawn = self._batches(np.bincount(owner)) / self.drawn
         tail = LEVEL / 2 if both_sides else LEVEL
         low = float(np.quantile(drawn, tail)) if both_sides else 0.0
-        statistic = float(own.mean() / self.mean)
+        statistic = float(own.mean() / self.ratios.mean())
         return Alarm(statistic, low, float(np.quantile(drawn, 1 - tail)), len(distances), len(own))
 
     def _batches(self, sizes: Ids) -> Floats:
-        """(DRAWS,): mean distance of batches with sizes[i] items of one label set each.
+        """(DRAWS,): mean ratio of batches with sizes[i] items of one label set each.
 
-        Label sets differ in how far their photos lie, so whole label sets are drawn, and items within them.
+        Label sets differ, so whole ones are drawn, in proportion to their items, and items within them.
         """
         rng = np.random.default_rng(SEED)
-        total = int(sizes.sum())
         owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
         means = np.empty(DRAWS)
-        chunk = max(1, _CELLS // total)
+        chunk = max(1, _CELLS // int(sizes.sum()))
         for start in range(0, DRAWS, chunk):
             count = min(chunk, DRAWS - start)
-            # The label set of an item drawn at random: each in proportion to its items, as in the mean of all.
-            chosen = owner[rng.integers(0, len(owner), (count, len(sizes)))]
-            chosen = np.repeat(chosen, sizes, axis=1)  # (count, total)
-            place = (rng.random((count, total)) * self.sizes[chosen]).astype(np.int64)
-            means[start : start + count] = self.distances[self.starts[chosen] + place].mean(axis=1)
+            chosen = np.repeat(owner[rng.integers(0, len(owner), (count, len(sizes)))], sizes, axis=1)
+            place = (rng.random(chosen.shape) * self.sizes[chosen]).astype(np.int64)
+            means[start : start + count] = self.ratios[self.starts[chosen] + place].mean(axis=1)
         return means
 
 
-def usual(distances: Floats, sets: Sequence[LabelSet], items: Ids) -> Usual:
+def usual(distances: Floats, sets: Sequence[LabelSet], items: Ids, *, by_set: bool = True) -> Usual:
     """Learn from held-out, unshifted photos what is usual: distances, label sets and items, (N,) each.
 
-    None of them may have made the memory. Raises ValueError for photos of fewer than LEAST_ITEMS items.
+    None of them may have made the memory. by_set: label sets whose photos always lie far out are expected to; False
+    for an alarm on label sets that nobody has seen before. Raises ValueError for fewer than LEAST_ITEMS items.
     """
-    own, own_sets = _item_means(distances, sets, items)
+    own, names, owner = _item_means(distances, sets, items)
     if len(own) < LEAST_ITEMS:
         raise ValueError(f"held-out photos show {len(own)} items, an alarm needs at least {LEAST_ITEMS}")
-    order = np.argsort(own_sets, kind="stable")
-    own = own[order]
-    sizes = np.unique(own_sets, return_counts=True)[1]
-    starts = np.cumsum(sizes) - sizes
-    sums = np.add.reduceat(own, starts)
+    mean = own.mean()
+    sums = np.bincount(owner, weights=own)
+    sizes = np.bincount(owner)
+    ratios: Floats = own / mean
+    expected: dict[LabelSet, float] = {}
+    if by_set:
+        # A new item is not among those its label set is known by, so neither is a held-out one.
+        ratios = own / ((sums[owner] - own + PRIOR_ITEMS * mean) / (sizes[owner] - 1 + PRIOR_ITEMS))
+        expected = dict(zip(names, ((sums + PRIOR_ITEMS * mean) / (sizes + PRIOR_ITEMS)).tolist()))
+    order = np.argsort(owner, kind="stable")
+    return Usual(
+        ratios=ratios[order],
+        starts=np.cumsum(sizes) - sizes,
+        sizes=sizes,
+        expected=expected,
+        otherwise=float(mean),
+        drawn=_resampled_means(np.bincount(owner, weights=ratios), sizes),
+    )
+
+
+def _resampled_means(sums: NDArray[Any], sizes: Ids) -> Floats:
+    """(DRAWS,): mean over items of as many label sets, drawn whole and with replacement; sums, sizes (U,)."""
     rng = np.random.default_rng(SEED + 1)
-    drawn = np.empty(DRAWS)
+    means = np.empty(DRAWS)
     chunk = max(1, _CELLS // len(sizes))
     for start in range(0, DRAWS, chunk):
         chosen = rng.integers(0, len(sizes), (min(chunk, DRAWS - start), len(sizes)))
-        drawn[start : start + len(chosen)] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
-    return Usual(own, starts, sizes, drawn)
+        means[start : start + len(chosen)] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
+    return means
 
 
-def _item_means(distances: Floats, sets: Sequence[LabelSet], items: Ids) -> tuple[Floats, Ids]:
-    """Mean distance of each item and its label set; an item under two label sets is two."""
+def _item_means(
+    distances: Floats, sets: Sequence[LabelSet], items: Ids
+) -> tuple[Floats, list[LabelSet], Ids]:
+    """Mean distance of each item (I,), the label sets there are, and whose each item is (I,); an item under two label
+    sets is two.
+    """
     if not len(distances) == len(sets) == len(items):
         raise ValueError(
             f"{len(distances)} distances, {len(sets)} label sets and {len(items)} items, expected N each"
         )
     if not len(distances):
         raise ValueError("there are 0 photos, expected at least 1")
-    known = {labels: position for position, labels in enumerate(sorted(set(sets)))}
-    pairs = np.stack([np.array([known[labels] for labels in sets], np.int64), items])
-    keys, place = np.unique(pairs, axis=1, return_inverse=True)
-    place = place.reshape(-1)
-    return np.bincount(place, weights=distances) / np.bincount(place), keys[0]
+    names = sorted(set(sets))
+    place = {labels: position for position, labels in enumerate(names)}
+    # One number for each label set and item: both are positions, so no two pairs share it.
+    singles, item = np.unique(items, return_inverse=True)
+    pairs = np.array([place[labels] for labels in sets], np.int64) * len(singles) + item
+    keys, of_pair = np.unique(pairs, return_inverse=True)
+    return np.bincount(of_pair, weights=distances) / np.bincount(of_pair), names, keys // len(singles)
 
 
 def _squared(features: Features, mean: NDArray[np.floating], covariance: Floats) -> Floats:

@@ -1,0 +1,238 @@
+"""The alarms: seldom false, fast at a planted shift, and what is due when they fire."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ml.methods.lifelong.drift import (
+    Crowding,
+    LabelDrift,
+    Limits,
+    crowding,
+    due,
+    label_drift,
+)
+from ml.methods.lifelong.labels import LabelSet
+from ml.methods.lifelong.memory import ClassMemory, fitted_gaussians
+from ml.methods.lifelong.shift_alarm import (
+    LEAST_ITEMS,
+    Alarm,
+    foreign_distances,
+    own_distances,
+    usual,
+)
+
+WIDTH, SETS = 6, 12
+LIMITS = Limits(partial_from=1.2, full_from=1.8, lost_from=0.01, crowded_below=0.5)
+
+
+class Photos(NamedTuple):
+    features: NDArray[np.float32]
+    sets: list[LabelSet]
+    items: NDArray[np.int64]
+
+
+class World:
+    """Twelve categories, each a Gaussian of its own width: photos of some are always further out than of others."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.means = self.rng.normal(0, 4, (SETS, WIDTH))
+        self.widths = np.linspace(0.5, 1.5, SETS)
+        learned = self.photos(40)
+        self.memory = fitted_gaussians(learned.features, learned.sets, per_set=1, from_items=10_000, seed=0)
+
+    def photos(
+        self, per_set: int, *, only: int | None = None, per_item: int = 2, shift: float = 0.0
+    ) -> Photos:
+        """Items of each category (or of one), two alike photos each, moved by `shift` along every feature."""
+        labels = np.repeat(np.arange(SETS) if only is None else [only], per_set)
+        centres = self.means[labels] + self.rng.normal(size=(len(labels), WIDTH)) * self.widths[labels, None]
+        labels, centres = np.repeat(labels, per_item), np.repeat(centres, per_item, axis=0)
+        noise = self.rng.normal(0, 0.2, centres.shape)
+        items = np.repeat(np.arange(len(labels) // per_item), per_item)
+        return Photos(
+            (centres + noise + shift).astype(np.float32), [(label,) for label in labels.tolist()], items
+        )
+
+    def alarm(self, held_out: Photos, seen: Photos) -> Alarm:
+        known = usual(own_distances(*held_out[:2], self.memory), *held_out[1:])
+        return known.alarm(own_distances(*seen[:2], self.memory), *seen[1:])
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def memory_of(
+    means: list[list[float]], variances: list[float], owner: list[int], counts: list[int]
+) -> ClassMemory:
+    covariances = np.stack([variance * np.eye(len(means[0])) for variance in variances]).astype(np.float32)
+    return ClassMemory(
+        sets=tuple((position,) for position in range(max(owner) + 1)),
+        owner=np.array(owner),
+        counts=np.array(counts),
+        means=np.array(means, np.float32),
+        covariances=covariances,
+        pooled=covariances[0],
+    )
+
+
+def test_distance_is_to_the_nearest_gaussian_of_the_own_label_set_in_its_own_measure() -> None:
+    memory = memory_of([[0, 0], [10, 0], [3, 0]], [4.0, 1.0, 1.0], [0, 0, 1], [5, 5, 5])
+    features = np.array([[2, 2], [9, 0], [3, 0]], np.float32)
+    assert own_distances(features, [(0,), (0,), (0,)], memory) == pytest.approx([1.0, 0.5, 9 / 8])
+    assert own_distances(features[2:], [(1,)], memory) == pytest.approx([0.0])
+
+
+def test_a_label_set_that_was_never_learned_has_no_own_distance(world: World) -> None:
+    with pytest.raises(ValueError, match=r"label set \(3, 9\) has no Gaussian in memory"):
+        own_distances(np.zeros((1, WIDTH), np.float32), [(3, 9)], world.memory)
+    with pytest.raises(ValueError, match=r"features are \(1, 5\) with 1 label sets, expected \(N, 6\)"):
+        own_distances(np.zeros((1, 5), np.float32), [(0,)], world.memory)
+    with pytest.raises(ValueError, match="not finite"):
+        own_distances(np.full((1, WIDTH), np.nan, np.float32), [(0,)], world.memory)
+
+
+def test_what_is_foreign_is_measured_against_everything_learned_but_itself() -> None:
+    # Without set 2: means -1 and 3 of one and three items, variance 1 within, mean 2, between 3.
+    memory = memory_of([[-1], [3], [50]], [1.0, 1.0, 1.0], [0, 1, 2], [1, 3, 9])
+    assert foreign_distances(np.array([[6.0]], np.float32), [(2,)], memory) == pytest.approx([16 / 4])
+    # A label set that memory does not hold leaves nothing out.
+    means, counts = np.array([-1, 3, 50]), np.array([1, 3, 9])
+    mean = means @ counts / 13
+    variance = 1 + (means - mean) ** 2 @ counts / 13
+    found = foreign_distances(np.array([[6.0]], np.float32), [(7,)], memory)
+    assert found == pytest.approx([(6 - mean) ** 2 / variance])
+
+
+def test_unshifted_photos_raise_the_alarm_about_once_in_a_hundred_times(world: World) -> None:
+    """Small reference, equally small batches: what is usual is no better known than what is seen."""
+    fired = sum(world.alarm(world.photos(4), world.photos(4)).has_fired for _ in range(300))
+    assert fired <= 9  # of 300; 1 % are 3, and 10 or more are rarer than one in a thousand
+
+
+def test_photos_of_one_category_alone_are_no_shift_wherever_they_usually_lie(world: World) -> None:
+    fired = sum(
+        world.alarm(world.photos(6), world.photos(12, only=turn % SETS)).has_fired for turn in range(240)
+    )
+    assert fired <= 9
+
+
+def test_a_planted_shift_is_found(world: World) -> None:
+    fired = sum(world.alarm(world.photos(6), world.photos(4, shift=0.8)).has_fired for _ in range(50))
+    assert fired >= 48
+
+
+def test_the_statistic_is_one_for_what_is_usual_and_grows_with_the_shift(world: World) -> None:
+    held_out = world.photos(200)
+    seen = [world.alarm(held_out, world.photos(200, shift=shift)).statistic for shift in (0.0, 0.4, 0.8, 1.6)]
+    assert seen[0] == pytest.approx(1.0, abs=0.05)
+    assert seen == sorted(seen)
+    assert seen[3] > 2
+
+
+def test_more_photos_of_the_same_items_make_the_alarm_no_surer(world: World) -> None:
+    held_out = world.photos(20)
+    known = usual(own_distances(*held_out[:2], world.memory), *held_out[1:])
+    seen = world.photos(2)
+    distances = own_distances(*seen[:2], world.memory)
+    again = np.tile(np.arange(len(distances)), 5)
+    once = known.alarm(distances, seen.sets, seen.items)
+    often = known.alarm(distances[again], [seen.sets[row] for row in again.tolist()], seen.items[again])
+    assert often.statistic == pytest.approx(once.statistic)
+    assert (often.high, often.items) == (once.high, once.items)
+    assert often.photos == 5 * once.photos
+
+
+@pytest.mark.parametrize(("spread", "has_fired"), [(4, False), (12, True), (0, True)])
+def test_new_categories_among_the_known_ones_are_usual_and_those_far_out_or_all_in_the_middle_are_not(
+    world: World, spread: float, has_fired: bool
+) -> None:
+    held_out = world.photos(10)
+    known = usual(foreign_distances(*held_out[:2], world.memory), *held_out[1:], by_set=False)
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(6), 5)
+    places = world.memory.means.mean(axis=0) + rng.normal(0, 1, (6, WIDTH)) * spread
+    features = (places[labels] + rng.normal(0, 0.2, (30, WIDTH))).astype(np.float32)
+    new: list[LabelSet] = [(100 + label,) for label in labels.tolist()]
+    distances = foreign_distances(features, new, world.memory)
+    assert known.alarm(distances, new, np.arange(30), both_sides=True).has_fired == has_fired
+
+
+def test_an_alarm_is_not_set_from_a_handful_of_items(world: World) -> None:
+    photos = world.photos(LEAST_ITEMS - 1, only=0)
+    with pytest.raises(ValueError, match="held-out photos show 9 items, an alarm needs at least 10"):
+        usual(own_distances(*photos[:2], world.memory), *photos[1:])
+    known = usual(np.ones(10), [(0,)] * 10, np.arange(10))
+    with pytest.raises(ValueError, match="there are 0 photos"):
+        known.alarm(np.empty(0), [], np.empty(0, np.int64))
+    with pytest.raises(ValueError, match="2 distances, 1 label sets and 2 items"):
+        known.alarm(np.ones(2), [(0,)], np.arange(2))
+
+
+def test_label_drift_counts_entries_and_the_similarity_their_codes_lost() -> None:
+    codewords = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, -1, -1]], np.int8)
+    found = label_drift(np.array([0, 0, 0]), np.array([0, 1, 2]), np.array([70, 20, 10]), codewords)
+    assert (found.entries, found.moved, found.share) == (100, 30, 0.3)
+    assert found.lost == pytest.approx(0.2 * 0.5 + 0.1 * 2)
+    with pytest.raises(ValueError, match="there are 0 stored entries"):
+        label_drift(np.array([0]), np.array([1]), np.array([0]), codewords)
+
+
+def test_crowding_is_distance_over_what_the_labels_ask_for() -> None:
+    codewords = np.array([[1, 1, 1, 1], [1, 1, -1, -1], [1, 1, 1, -1]], np.int8)
+    target = np.array([[1, 0, 0], [0, 1, 0.5], [0, 0.5, 1]])  # asks for 2, 2 and 1 bits
+    found = crowding(codewords, target)
+    assert (found.smallest, found.nearest) == (0.5, 1)
+    assert found.mean == pytest.approx((2 / 2 + 1 / 2 + 1 / 1) / 3)
+    assert (
+        crowding(codewords[:2], np.array([[1, -1], [-1, 1]])).smallest == 0.5
+    )  # opposites: 4 bits asked, 2 there
+    with pytest.raises(ValueError, match="none of the 1 pairs of label sets asks for a distance"):
+        crowding(codewords[:2], np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"target is \(2, 2\), expected \(3, 3\)"):
+        crowding(codewords, np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("statistic", "high", "remedy"),
+    [
+        (1.9, 1.1, "full"),
+        (1.8, 1.1, "full"),
+        (1.79, 1.1, "partial"),
+        (1.2, 1.1, "partial"),
+        (1.19, 1.1, "none"),  # unusual, but it costs nothing
+        (1.9, 2.0, "none"),  # much, but from so few photos that it is not unusual
+        (0.5, 1.1, "none"),  # unusually near
+    ],
+)
+def test_a_shift_is_answered_by_how_large_it_is_once_it_is_unusual(
+    statistic: float, high: float, remedy: str
+) -> None:
+    found = due(limits=LIMITS, shift=Alarm(statistic, 0.9, high, 64, 32), labels=None, space=None)
+    assert found.value == remedy
+    assert f"{statistic:.3f} times as far" in found.reasons[0]
+    assert "64 photos of 32 items" in found.reasons[0]
+
+
+def test_the_strongest_remedy_counts_and_every_measure_is_told() -> None:
+    shift = Alarm(1.3, 0.0, 1.1, 64, 32)
+    few, many = LabelDrift(1000, 3, 0.009), LabelDrift(1000, 30, 0.01)
+    wide, crowded = Crowding(0.5, 1.0, 12), Crowding(0.49, 1.0, 9)
+    assert due(limits=LIMITS, shift=shift, labels=few, space=wide).value == "partial"
+    assert due(limits=LIMITS, shift=shift, labels=many, space=wide).value == "full"
+    assert due(limits=LIMITS, shift=shift, labels=few, space=crowded).value == "full"
+    assert due(limits=LIMITS, shift=None, labels=few, space=wide).value == "none"
+    assert due(limits=LIMITS, shift=None, labels=None, space=None) == due(
+        limits=LIMITS, shift=None, labels=None, space=None
+    )
+    reasons = due(limits=LIMITS, shift=shift, labels=many, space=crowded).reasons
+    assert len(reasons) == 3
+    assert reasons[1].startswith(
+        "30 of 1,000 stored entries have other labels than their codes were made for"
+    )
+    assert "0.49 times as far apart as their labels ask for, the nearest two 9 bits" in reasons[2]
