@@ -18,7 +18,8 @@ from ml.data.images import held_out_frames, load_images
 from ml.data.packs import open_pack
 from ml.data.reserved import load_reserved
 from ml.evaluation.retrieval import retrieval_values
-from ml.experiments.data import Dataset, Part, few, open_dataset
+from ml.experiments.data import Dataset, Described, Part, class_split, few, joined_dataset, open_dataset
+from ml.experiments.data.joining import with_unseen_queries
 from tests.ml.conftest import TINY
 
 
@@ -113,6 +114,98 @@ def test_the_fingerprint_is_the_packs_own_at_every_size(
     )
 
 
+def known_of(part: Part | None, name: str) -> Described:
+    """What is known of the first image of a class."""
+    assert part is not None
+    return part.described[int(np.argmax(part.labels() == part.images.names.index(name)))]
+
+
+def test_a_photo_is_described_as_the_sample_catalogue_describes_it(
+    tiny_pack: Callable[[str], Dataset],
+) -> None:
+    grocery, clothing, places = (tiny_pack(name) for name in ("grocery", "clothing", "places_indoor"))
+
+    assert known_of(grocery.test, "grocery:Granny-Smith") == Described(
+        categories=("grocery:group:Fruit", "grocery:coarse:Apple", "grocery:Granny-Smith"),
+        tags=("granny", "smith"),
+        text="Granny Smith. Granny Smith is a green apple with white, firm pulp and a clear acidity in the "
+        "flavor.",
+    )
+    assert known_of(clothing.unseen_queries, "clothing:Longsleeve") == Described(
+        categories=("clothing:Longsleeve",), tags=("adult",), text="Longsleeve"
+    )
+    assert known_of(places.unseen_gallery, "places_indoor:floor10/f10_elevator_main") == Described(
+        categories=("places_indoor:class:floor10", "places_indoor:floor10/f10_elevator_main"),
+        tags=("above-ground", "midrise", "elevator"),
+        text="floor 10 elevator main",
+    )
+    misspelt = known_of(places.train, "places_indoor:floor10/f10_classrom_main")
+    assert misspelt.text == "floor 10 classrom main classroom"
+    clip = known_of(places.train, "places_indoor:basement2/b2_hallway_walkpath_c025")
+    assert clip.text == "basement 2 hallway walkpath"
+
+
+def test_a_product_is_described_by_its_category_and_never_is_one(
+    tiny_pack: Callable[[str], Dataset],
+) -> None:
+    catalog = tiny_pack("catalog")
+
+    hoodie = known_of(catalog.unseen_gallery, "catalog:MH07")
+    assert hoodie.categories == ("catalog:coarse:Tops", "catalog:Hoodies & Sweatshirts")
+    assert hoodie.tags == (
+        "men", "colour:black", "material:fleece", "material:hemp", "material:polyester",
+        "pattern:color-blocked", "climate:spring",
+    )  # fmt: skip
+    assert hoodie.text.startswith("Hero Hoodie. Gray and black color blocking sets you apart as")
+    for part in parts_of(catalog).values():
+        assert {known.categories[-1] for known in part.described} <= set(catalog.classes)
+
+
+def test_a_tag_that_says_what_a_category_says_is_left_out(tiny_pack: Callable[[str], Dataset]) -> None:
+    grocery, clothing = tiny_pack("grocery").train, tiny_pack("clothing").train
+
+    assert known_of(grocery, "grocery:Passion-Fruit").tags == ("passion",)  # less fruit and passion-fruit
+    assert known_of(grocery, "grocery:Alpro-Fresh-Soy-Milk").tags == ("brand:alpro", "fresh", "soy", "milk")
+    assert known_of(clothing, "clothing:T-Shirt").tags == ("adult",)
+
+
+def test_what_is_known_stays_with_its_picture_through_every_choice(
+    tiny_pack: Callable[[str], Dataset],
+) -> None:
+    grocery, catalog = tiny_pack("grocery"), tiny_pack("catalog")
+
+    for dataset in (few(grocery, 3, 20), joined_dataset([grocery, catalog]), with_unseen_queries(catalog)):
+        for title, part in parts_of(dataset).items():
+            owns = [part.images.names[label] for label in part.labels()]
+            leaves = [known.categories[-1] for known in part.described]
+            assert len(leaves) == len(part)
+            products = {own for own, leaf in zip(owns, leaves) if own != leaf}
+            assert not products or ("unseen" in title and all(own.startswith("catalog:") for own in products))
+    split = class_split(grocery).images
+    assert [split.images.names[label] for label in split.labels()] == [
+        known.categories[-1] for known in split.described
+    ]
+    first = catalog.unseen_gallery
+    assert first is not None
+    asking = with_unseen_queries(catalog).unseen_queries
+    assert asking is not None
+    members = np.flatnonzero(first.labels() == 5)[1::2]
+    assert [asking.described[row] for row in np.flatnonzero(asking.labels() == 5)] == [
+        first.described[row] for row in members
+    ]
+
+
+def test_images_are_described_all_or_not_at_all(tiny_pack: Callable[[str], Dataset]) -> None:
+    grocery, catalog = tiny_pack("grocery"), tiny_pack("catalog")
+
+    with pytest.raises(ValueError, match="1 images are described, of 1939"):
+        replace(grocery.train, described=grocery.train.described[:1])
+    plain = replace(grocery, train=replace(grocery.train, described=()))
+    assert few(plain, 3).train.described == ()
+    assert joined_dataset([plain, catalog]).train.described == ()
+    assert class_split(plain).images.described == ()
+
+
 def test_digits_hold_five_thousand_out_alike_in_every_class(fashion: Dataset, data_packs: Path) -> None:
     raw = idx.read_split(data_packs / "fashion_mnist", "train")
 
@@ -120,6 +213,9 @@ def test_digits_hold_five_thousand_out_alike_in_every_class(fashion: Dataset, da
         "fashion_mnist", "digits", 55_000, 10_000,
     )  # fmt: skip
     assert fashion.classes[9] == "fashion_mnist:Ankle boot"
+    boot = Described(categories=("fashion_mnist:Ankle boot",), tags=(), text="Ankle boot")
+    for part in parts_of(fashion).values():
+        assert [known == boot for known in part.described] == (part.labels() == 9).tolist()
     assert np.bincount(fashion.validation.labels()).tolist() == [500] * 10
     assert np.bincount(fashion.train.labels()).tolist() == [5500] * 10
     again = open_dataset(data_packs / "fashion_mnist")
@@ -230,6 +326,7 @@ def test_given_train_and_test_folders_are_kept(data_packs: Path, tmp_path: Path)
 
     assert [len(part) for part in parts_of(dataset).values()] == [42, 6, 10]
     assert dataset.test.labels().tolist().count(-1) == 1  # a class that training does not have
+    assert Described(("fruit:Unknown",), (), "Unknown") in dataset.test.described
 
 
 def test_folders_that_cannot_be_an_experiment_are_refused(data_packs: Path, tmp_path: Path) -> None:
