@@ -1,0 +1,74 @@
+"""Mode `analytic`: the last layer of a code head re-solved by ridge regression over its frozen hidden layer.
+
+Each item's target is its label set's codeword. Gram matrices of hidden activations add up, so an update equals one
+joint fit on everything ever learned, in any order, without replay and without a learning rate, when the base was
+fitted the same way; over a head trained by gradient it is the least change of outputs on stored items that makes
+room for the new ones (recursive least squares). Source: probes, section 1 (**), in a form of ours: the Gram matrix is
+all that is kept, since the layer itself holds what the targets were.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ml.models.encoder import CodeHead
+
+Floats = NDArray[np.float64]
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeLayer:
+    """weights (H + 1, c), the last row the bias; gram (H + 1, H + 1): sum of h h^T over the items it was fitted on."""
+
+    weights: Floats
+    gram: Floats
+
+    @classmethod
+    def unfitted(cls, weights: Floats) -> "RidgeLayer":
+        """A layer that has seen nothing: the ridge pulls towards these weights."""
+        return cls(weights, np.zeros((len(weights), len(weights))))
+
+    def fitted(
+        self, hidden: Floats, targets: Floats, *, ridge: float, sign: Literal[1, -1] = 1
+    ) -> "RidgeLayer":
+        """With items of hidden activations (N, H + 1) and targets (N, c) learned too; sign -1 forgets them again.
+
+        The new weights W' minimise ridge * |W' - W_0|^2 + sum over all items of |h W' - t|^2, W_0 being the layer
+        before anything was fitted.
+        """
+        eye = ridge * np.eye(len(self.gram))
+        gram = self.gram + sign * hidden.T @ hidden
+        moments = (self.gram + eye) @ self.weights + sign * hidden.T @ targets
+        return RidgeLayer(np.linalg.solve(gram + eye, moments), gram)
+
+
+@torch.no_grad()
+def hidden_of(head: CodeHead, inputs: NDArray[np.float32]) -> Floats:
+    """(N, any) -> (N, H + 1): the activations before the last layer, and a 1 for its bias."""
+    parts = [
+        head.layers[:-1](torch.from_numpy(inputs[start : start + _CHUNK])).double().numpy()
+        for start in range(0, len(inputs), _CHUNK)
+    ]
+    hidden = np.concatenate(parts)
+    return np.hstack([hidden, np.ones((len(hidden), 1))])
+
+
+def last_layer(head: CodeHead) -> Floats:
+    """(H + 1, c): weights and bias."""
+    linear = head.layers[-1]
+    return np.vstack([linear.weight.detach().double().numpy().T, linear.bias.detach().double().numpy()])
+
+
+def with_last_layer(head: CodeHead, weights: Floats) -> CodeHead:
+    """A copy of the head with (H + 1, c) `weights` and bias in its last layer."""
+    changed = copy.deepcopy(head)
+    linear = changed.layers[-1]
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weights[:-1].T))
+        linear.bias.copy_(torch.from_numpy(weights[-1]))
+    return changed
