@@ -83,7 +83,7 @@ class Centring:
     def of(cls, label_total: Floats, items: int) -> "Centring":
         """label_total (L,): sum of the items' label rows. The mean cosine over all pairs is |total|^2 / n^2."""
         mean = float(label_total @ label_total) / items**2
-        if not mean < 1:
+        if not mean < 1 - 1e-9:  # rows have norm 1 but for rounding
             raise ValueError("every item carries the same labels: nothing tells any two of them apart")
         return cls(1 / (1 - mean), -mean / (1 - mean))
 
