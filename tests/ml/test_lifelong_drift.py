@@ -1,6 +1,6 @@
 """The alarms: seldom false, fast at a planted shift, and what is due when they fire."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -45,17 +45,20 @@ class World:
         self.memory = fitted_gaussians(learned.features, learned.sets, per_set=1, from_items=10_000, seed=0)
 
     def photos(
-        self, per_set: int, *, only: int | None = None, per_item: int = 2, shift: float = 0.0
+        self,
+        per_set: int,
+        *,
+        only: int | None = None,
+        per_item: int = 2,
+        spread: float = 0.2,
+        shift: float = 0.0,
     ) -> Photos:
-        """Items of each category (or of one), two alike photos each, moved by `shift` along every feature."""
+        """Items of each category (or of one), photos of one item `spread` apart, moved by `shift` in every feature."""
         labels = np.repeat(np.arange(SETS) if only is None else [only], per_set)
         centres = self.means[labels] + self.rng.normal(size=(len(labels), WIDTH)) * self.widths[labels, None]
-        labels, centres = np.repeat(labels, per_item), np.repeat(centres, per_item, axis=0)
-        noise = self.rng.normal(0, 0.2, centres.shape)
-        items = np.repeat(np.arange(len(labels) // per_item), per_item)
-        return Photos(
-            (centres + noise + shift).astype(np.float32), [(label,) for label in labels.tolist()], items
-        )
+        items = np.repeat(np.arange(len(labels)), per_item)
+        photos = centres[items] + self.rng.normal(0, spread, (len(items), WIDTH)) + shift
+        return Photos(photos.astype(np.float32), [(label,) for label in labels[items].tolist()], items)
 
     def alarm(self, held_out: Photos, seen: Photos) -> Alarm:
         known = usual(own_distances(*held_out[:2], self.memory), *held_out[1:])
@@ -109,9 +112,18 @@ def test_what_is_foreign_is_measured_against_everything_learned_but_itself() -> 
     assert found == pytest.approx([(6 - mean) ** 2 / variance])
 
 
-def test_unshifted_photos_raise_the_alarm_about_once_in_a_hundred_times(world: World) -> None:
-    """Small reference, equally small batches: what is usual is no better known than what is seen."""
-    fired = sum(world.alarm(world.photos(4), world.photos(4)).has_fired for _ in range(300))
+@pytest.mark.parametrize(
+    ("held_out", "seen"),
+    [
+        ({"per_set": 4}, {"per_set": 4}),
+        ({"per_set": 2}, {"per_set": 8}),  # what is usual is less well known than what is seen
+        ({"per_set": 8, "per_item": 8, "spread": 2.0}, {"per_set": 1, "per_item": 1, "spread": 2.0}),
+    ],
+)
+def test_unshifted_photos_raise_the_alarm_about_once_in_a_hundred_times(
+    world: World, held_out: dict[str, Any], seen: dict[str, Any]
+) -> None:
+    fired = sum(world.alarm(world.photos(**held_out), world.photos(**seen)).has_fired for _ in range(300))
     assert fired <= 9  # of 300; 1 % are 3, and 10 or more are rarer than one in a thousand
 
 
@@ -144,7 +156,8 @@ def test_more_photos_of_the_same_items_make_the_alarm_no_surer(world: World) -> 
     once = known.alarm(distances, seen.sets, seen.items)
     often = known.alarm(distances[again], [seen.sets[row] for row in again.tolist()], seen.items[again])
     assert often.statistic == pytest.approx(once.statistic)
-    assert (often.high, often.items) == (once.high, once.items)
+    assert often.high == pytest.approx(once.high, rel=0.05)
+    assert often.items == once.items
     assert often.photos == 5 * once.photos
 
 
@@ -176,9 +189,9 @@ def test_an_alarm_is_not_set_from_a_handful_of_items(world: World) -> None:
 
 def test_label_drift_counts_entries_and_the_similarity_their_codes_lost() -> None:
     codewords = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [-1, -1, -1, -1]], np.int8)
-    found = label_drift(np.array([0, 0, 0]), np.array([0, 1, 2]), np.array([70, 20, 10]), codewords)
-    assert (found.entries, found.moved, found.share) == (100, 30, 0.3)
-    assert found.lost == pytest.approx(0.2 * 0.5 + 0.1 * 2)
+    found = label_drift(np.array([0, 0, 0]), np.array([0, 1, 2]), np.array([75, 15, 10]), codewords)
+    assert (found.entries, found.moved, found.share) == (100, 25, 0.25)
+    assert found.lost == pytest.approx(0.15 * 0.5 + 0.1 * 2)
     with pytest.raises(ValueError, match="there are 0 stored entries"):
         label_drift(np.array([0]), np.array([1]), np.array([0]), codewords)
 

@@ -7,7 +7,7 @@ lie further out than.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ def own_distances(features: Features, sets: Sequence[LabelSet], memory: ClassMem
     Near 1 for a photo like those the memory was made of. Raises ValueError for a label set (N,) that memory does
     not hold: photos of new categories are asked about by `foreign_distances`.
     """
-    members = _members(features, sets, memory)
+    members = _positions(features, sets, memory)
     found = np.full(len(features), np.inf)
     for position in np.unique(members):
         rows = np.flatnonzero(members == position)
@@ -52,7 +52,7 @@ def foreign_distances(features: Features, sets: Sequence[LabelSet], memory: Clas
     Everything learned is one Gaussian: the mean of all and the covariance of all, within and between label sets.
     Leaving out the own label set lets photos of learned categories say how far new ones usually lie.
     """
-    members = _members(features, sets, memory)
+    members = _positions(features, sets, memory)
     counts, means = memory.counts.astype(np.float64), memory.means.astype(np.float64)
     found = np.empty(len(features))
     everything = _second_moment(counts, means, memory.covariances)
@@ -87,18 +87,40 @@ class Alarm:
         return not self.low <= self.statistic <= self.high
 
 
+class _Sorted(NamedTuple):
+    """Photos in the order of their label sets, and of their items within those.
+
+    values (N,); item_sizes (I,): photos of each item; set_sizes (U,): items of each label set; sets: which those are.
+    An item under two label sets is two.
+    """
+
+    values: Floats
+    item_sizes: Ids
+    set_sizes: Ids
+    sets: list[LabelSet]
+
+    def item_means(self) -> Floats:
+        """(I,)."""
+        return np.add.reduceat(self.values, _starts(self.item_sizes)) / self.item_sizes
+
+    def of_items(self, of_sets: NDArray[Any]) -> Floats:
+        """(U,) -> (I,)."""
+        return np.repeat(of_sets, self.set_sizes)
+
+    def of_photos(self, of_items: Floats) -> Floats:
+        """(I,) -> (N,)."""
+        return np.repeat(of_items, self.item_sizes)
+
+
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """How far held-out photos lie. ratios (I,): distance of each item over what its label set led to expect, items of
-    one label set together; starts, sizes (U,): where each label set's items stand.
+    """How far held-out photos lie. ratios: distance of each photo over what its label set led to expect.
 
     expected: what a label set leads to expect; `otherwise`: what any other one does. drawn (DRAWS,): mean ratio of
     the items of a resample, for what is usual is itself only known from so many photos.
     """
 
-    ratios: Floats
-    starts: Ids
-    sizes: Ids
+    ratios: _Sorted
     expected: Mapping[LabelSet, float]
     otherwise: float
     drawn: Floats
@@ -109,30 +131,34 @@ class Usual:
         """Judge a batch of photos by their distances, label sets and items, (N,) each, N >= 1.
 
         Every item counts once. The bounds are those that LEVEL of unshifted batches cross: batches of as many label
-        sets, with as many items each, drawn from the held-out ones. both_sides: nearer than usual is unusual too.
+        sets, items of each and photos of each, drawn from the held-out ones. both_sides: nearer is unusual too.
         """
-        own, names, owner = _item_means(distances, sets, items)
-        own = own / np.array([self.expected.get(labels, self.otherwise) for labels in names])[owner]
-        drawn = self._batches(np.bincount(owner)) / self.drawn
+        seen = _sorted(distances, sets, items)
+        expected = np.array([self.expected.get(labels, self.otherwise) for labels in seen.sets])
+        own = seen.item_means() / seen.of_items(expected)
+        drawn = self._batches(seen) / self.drawn
         tail = LEVEL / 2 if both_sides else LEVEL
         low = float(np.quantile(drawn, tail)) if both_sides else 0.0
-        statistic = float(own.mean() / self.ratios.mean())
+        statistic = float(own.mean() / self.ratios.item_means().mean())
         return Alarm(statistic, low, float(np.quantile(drawn, 1 - tail)), len(distances), len(own))
 
-    def _batches(self, sizes: Ids) -> Floats:
-        """(DRAWS,): mean ratio of batches with sizes[i] items of one label set each.
+    def _batches(self, like: _Sorted) -> Floats:
+        """(DRAWS,): mean ratio of batches of the same shape.
 
-        Label sets differ, so whole ones are drawn, in proportion to their items, and items within them.
+        Label sets differ, and so do items, so whole ones are drawn: sets in proportion to their items, items within
+        them, photos within those.
         """
-        rng = np.random.default_rng(SEED)
-        owner = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        rng, held = np.random.default_rng(SEED), self.ratios
+        owner = np.repeat(np.arange(len(held.set_sizes)), held.set_sizes)
         means = np.empty(DRAWS)
-        chunk = max(1, _CELLS // int(sizes.sum()))
+        chunk = max(1, _CELLS // len(like.values))
         for start in range(0, DRAWS, chunk):
-            count = min(chunk, DRAWS - start)
-            chosen = np.repeat(owner[rng.integers(0, len(owner), (count, len(sizes)))], sizes, axis=1)
-            place = (rng.random(chosen.shape) * self.sizes[chosen]).astype(np.int64)
-            means[start : start + count] = self.ratios[self.starts[chosen] + place].mean(axis=1)
+            shape = min(chunk, DRAWS - start), len(like.set_sizes)
+            sets = np.repeat(owner[rng.integers(0, len(owner), shape)], like.set_sizes, axis=1)
+            items = np.repeat(_members(sets, held.set_sizes, rng), like.item_sizes, axis=1)
+            values = held.values[_members(items, held.item_sizes, rng)]
+            sums = np.add.reduceat(values, _starts(like.item_sizes), axis=1)
+            means[start : start + len(values)] = (sums / like.item_sizes).mean(axis=1)
         return means
 
 
@@ -142,27 +168,20 @@ def usual(distances: Floats, sets: Sequence[LabelSet], items: Ids, *, by_set: bo
     None of them may have made the memory. by_set: label sets whose photos always lie far out are expected to; False
     for an alarm on label sets that nobody has seen before. Raises ValueError for fewer than LEAST_ITEMS items.
     """
-    own, names, owner = _item_means(distances, sets, items)
+    held = _sorted(distances, sets, items)
+    own, sizes = held.item_means(), held.set_sizes
     if len(own) < LEAST_ITEMS:
         raise ValueError(f"held-out photos show {len(own)} items, an alarm needs at least {LEAST_ITEMS}")
-    mean = own.mean()
-    sums = np.bincount(owner, weights=own)
-    sizes = np.bincount(owner)
-    ratios: Floats = own / mean
-    expected: dict[LabelSet, float] = {}
+    mean = float(own.mean())
+    expectations, expected = np.full(len(own), mean), {}
     if by_set:
+        sums = np.add.reduceat(own, _starts(sizes)) + PRIOR_ITEMS * mean
         # A new item is not among those its label set is known by, so neither is a held-out one.
-        ratios = own / ((sums[owner] - own + PRIOR_ITEMS * mean) / (sizes[owner] - 1 + PRIOR_ITEMS))
-        expected = dict(zip(names, ((sums + PRIOR_ITEMS * mean) / (sizes + PRIOR_ITEMS)).tolist()))
-    order = np.argsort(owner, kind="stable")
-    return Usual(
-        ratios=ratios[order],
-        starts=np.cumsum(sizes) - sizes,
-        sizes=sizes,
-        expected=expected,
-        otherwise=float(mean),
-        drawn=_resampled_means(np.bincount(owner, weights=ratios), sizes),
-    )
+        expectations = (held.of_items(sums) - own) / (held.of_items(sizes - 1.0) + PRIOR_ITEMS)
+        expected = dict(zip(held.sets, (sums / (sizes + PRIOR_ITEMS)).tolist()))
+    ratios = held._replace(values=held.values / held.of_photos(expectations))
+    drawn = _resampled_means(np.add.reduceat(ratios.item_means(), _starts(sizes)), sizes)
+    return Usual(ratios, expected, mean, drawn)
 
 
 def _resampled_means(sums: NDArray[Any], sizes: Ids) -> Floats:
@@ -176,12 +195,7 @@ def _resampled_means(sums: NDArray[Any], sizes: Ids) -> Floats:
     return means
 
 
-def _item_means(
-    distances: Floats, sets: Sequence[LabelSet], items: Ids
-) -> tuple[Floats, list[LabelSet], Ids]:
-    """Mean distance of each item (I,), the label sets there are, and whose each item is (I,); an item under two label
-    sets is two.
-    """
+def _sorted(distances: Floats, sets: Sequence[LabelSet], items: Ids) -> _Sorted:
     if not len(distances) == len(sets) == len(items):
         raise ValueError(
             f"{len(distances)} distances, {len(sets)} label sets and {len(items)} items, expected N each"
@@ -190,11 +204,23 @@ def _item_means(
         raise ValueError("there are 0 photos, expected at least 1")
     names = sorted(set(sets))
     place = {labels: position for position, labels in enumerate(names)}
-    # One number for each label set and item: both are positions, so no two pairs share it.
-    singles, item = np.unique(items, return_inverse=True)
-    pairs = np.array([place[labels] for labels in sets], np.int64) * len(singles) + item
-    keys, of_pair = np.unique(pairs, return_inverse=True)
-    return np.bincount(of_pair, weights=distances) / np.bincount(of_pair), names, keys // len(singles)
+    owner = np.array([place[labels] for labels in sets], np.int64)
+    order = np.lexsort((items, owner))
+    is_first = np.diff(owner[order], prepend=-1) != 0
+    is_first[1:] |= np.diff(items[order]) != 0
+    item_sizes = np.diff(np.flatnonzero(is_first), append=len(order))
+    return _Sorted(distances[order], item_sizes, np.bincount(owner[order][is_first]), names)
+
+
+def _starts(sizes: Ids) -> Ids:
+    """Where each of consecutive groups begins."""
+    return np.asarray(np.cumsum(sizes) - sizes)
+
+
+def _members(groups: Ids, sizes: Ids, rng: np.random.Generator) -> Ids:
+    """Of each group in `groups` (any shape) one member at random: its position in all groups one after another."""
+    drawn = (rng.random(groups.shape) * sizes[groups]).astype(np.int64)
+    return np.asarray(_starts(sizes)[groups] + drawn)
 
 
 def _squared(features: Features, mean: NDArray[np.floating], covariance: Floats) -> Floats:
@@ -209,7 +235,7 @@ def _second_moment(counts: Floats, means: Floats, covariances: Features) -> Floa
     return np.asarray(np.tensordot(counts, covariances, axes=1) + (means.T * counts) @ means)
 
 
-def _members(features: Features, sets: Sequence[LabelSet], memory: ClassMemory) -> Ids:
+def _positions(features: Features, sets: Sequence[LabelSet], memory: ClassMemory) -> Ids:
     """(N,): position of each label set in memory, -1 for one that it does not hold."""
     width = memory.means.shape[1]
     if features.ndim != 2 or features.shape[1] != width or len(sets) != len(features):
