@@ -22,8 +22,8 @@ TEXT_SEED = 0
 class LabelScheme:
     """How much an ancestor category and a tag count beside the class itself (1.0); 0 leaves them out."""
 
-    ancestor: float = 0.5
-    tag: float = 0.25
+    ancestor: float = 0.3
+    tag: float = 0.1
 
     def weights(self, described: Described) -> dict[str, float]:
         """Label name -> weight of all that an image carries; tags are marked, for a tag may be named like a class."""

@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ml.experiments.data import Ids
 from ml.experiments.lifelong.arms import Arm, Store
+from ml.experiments.lifelong.bases import Place
 from ml.experiments.lifelong.curriculum import Curriculum, packed
 from ml.methods.lifelong.heads import CrossModalHeads, outputs_of, signs_of_logits
 from ml.methods.lifelong.lesson import Generation, Lesson
 from ml.methods.lifelong.statistics import Signs
-from ml.methods.lifelong.update import generation_after, learn_base, learn_increment
+from ml.methods.lifelong.update import generation_after, learn_increment
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """After stage `number` (0: the base). rows (G,): every entry, ascending by learning, codes (G, c) as stored;
-    learned: how many of them were there before. seconds: of training, with what is kept for later updates.
+    """After stage `number` (0: the base). rows (G,): every entry, in the order of learning, codes (G, c) as stored;
+    learned: how many of them were there before. seconds: of training; remembering: of making what later updates
+    need. old_codes_changed: stored codes whose bytes are not those of before, by digest.
     """
 
     number: int
@@ -29,32 +32,35 @@ class Stage:
     codes: Signs
     learned: int
     seconds: float
-    old_codes_changed: int
+    remembering: float = 0.0
+    old_codes_changed: int = 0
     history: tuple[dict[str, float], ...] = field(default=())
 
 
-def stages(
-    curriculum: Curriculum, arm: Arm, store: Store, *, seed: int, base: Lesson, start: int = 0
-) -> Iterator[Stage]:
-    """Stage after stage of one arm. base: its first generation, trained or read; store: which codes are kept."""
+def stages(place: Place, arm: Arm, store: Store, *, seed: int) -> Iterator[Stage]:
+    """Stage after stage of one arm; store: which codes are kept."""
+    base = place.lesson(arm.base, arm.scheme, stage=0, seed=seed)
     if arm.kind == "retrain":
-        yield from _retrained(curriculum, arm, store, seed=seed, base=base)
-        return
-    rows, codes = curriculum.entries(0), _stored(base, store)
+        return _retrained(place, arm, store, seed=seed, base=base)
+    return _updated(place.curriculum(arm.scheme), arm, store, seed=seed, base=base)
+
+
+def _updated(curriculum: Curriculum, arm: Arm, store: Store, *, seed: int, base: Lesson) -> Iterator[Stage]:
+    rows, codes = curriculum.entries(0), stored_codes(base, store)
+    started = time.monotonic()
     generation = _after(curriculum, None, base, 0, codes, arm, seed)
-    yield Stage(0, base.heads, rows, codes, 0, base.seconds, 0, base.history)
+    yield Stage(0, base.heads, rows, codes, 0, base.seconds, time.monotonic() - started)
     for stage in range(1, len(curriculum.features.chain.ends)):
-        before = _digest(codes)
+        before, learned = digest(codes), len(rows)
         lesson = _lesson(curriculum, generation, arm, stage, seed)
-        own = _stored(lesson, store)
+        own = stored_codes(lesson, store)
         started = time.monotonic()
         generation = _after(curriculum, generation, lesson, stage, own, arm, seed)
         remembering = time.monotonic() - started
-        learned = len(rows)
         rows, codes = np.concatenate([rows, curriculum.entries(stage)]), np.concatenate([codes, own])
-        changed = 0 if _digest(codes[:learned]) == before else learned
+        changed = 0 if digest(codes[:learned]) == before else learned
         yield Stage(
-            stage, lesson.heads, rows, codes, learned, lesson.seconds + remembering, changed, lesson.history
+            stage, lesson.heads, rows, codes, learned, lesson.seconds, remembering, changed, lesson.history
         )
 
 
@@ -64,20 +70,26 @@ def _lesson(curriculum: Curriculum, generation: Generation, arm: Arm, stage: int
     if arm.kind == "frozen":
         encoded = signs_of_logits(outputs_of(generation.heads.image, items.features))
         return Lesson(generation.heads, encoded, encoded, 0.0, 0)
+    if arm.renews:
+        generation = replace(generation, heads=_renewed(generation.heads, arm, seed * 1_000 + stage))
     return learn_increment(
         generation, curriculum.registries[stage], items, curriculum.texts(rows), arm.config,
-        seed=seed * 1_000 + stage, validation=curriculum.validation(stage) if arm.config.patience else None,
+        seed=seed * 1_000 + stage,
+    )  # fmt: skip
+
+
+def _renewed(heads: CrossModalHeads, arm: Arm, seed: int) -> CrossModalHeads:
+    """Heads of the same shape that have learned nothing."""
+    torch.manual_seed(seed)
+    config = arm.config
+    return CrossModalHeads(
+        next(heads.image.parameters()).shape[1], hidden=config.hidden, code_bits=config.code_bits,
+        words=0 if heads.text is None else heads.text.config.buckets, text_hidden=config.text_hidden,
     )  # fmt: skip
 
 
 def _after(
-    curriculum: Curriculum,
-    parent: Generation | None,
-    lesson: Lesson,
-    stage: int,
-    codes: Signs,
-    arm: Arm,
-    seed: int,
+    curriculum: Curriculum, parent: Generation | None, lesson: Lesson, stage: int, codes: Signs, arm: Arm, seed: int
 ) -> Generation:
     rows = curriculum.entries(stage)
     return generation_after(
@@ -86,31 +98,24 @@ def _after(
     )  # fmt: skip
 
 
-def _retrained(curriculum: Curriculum, arm: Arm, store: Store, *, seed: int, base: Lesson) -> Iterator[Stage]:
+def _retrained(place: Place, arm: Arm, store: Store, *, seed: int, base: Lesson) -> Iterator[Stage]:
     """Everything from scratch at each stage, every stored code replaced: what an increment is measured against."""
-    rows, learned = curriculum.entries(0), 0
-    yield Stage(0, base.heads, rows, _stored(base, store), 0, base.seconds, 0, base.history)
+    curriculum = place.curriculum(arm.scheme)
+    rows = curriculum.entries(0)
+    yield Stage(0, base.heads, rows, stored_codes(base, store), 0, base.seconds)
     for stage in range(1, len(curriculum.features.chain.ends)):
         learned, rows = len(rows), np.concatenate([rows, curriculum.entries(stage)])
-        lesson = trained_base(curriculum, arm, stage, seed=seed, rows=rows)
-        codes = _stored(lesson, store)
-        yield Stage(stage, lesson.heads, rows, codes, learned, lesson.seconds, learned, lesson.history)
+        lesson = place.lesson(arm.config, arm.scheme, stage=stage, seed=seed)
+        yield Stage(
+            stage, lesson.heads, rows, stored_codes(lesson, store), learned, lesson.seconds, old_codes_changed=learned
+        )
 
 
-def trained_base(
-    curriculum: Curriculum, arm: Arm, stage: int, *, seed: int, rows: Ids | None = None
-) -> Lesson:
-    """A first generation from all entries of the stages up to `stage`."""
-    rows = curriculum.entries_until(stage) if rows is None else rows
-    return learn_base(
-        curriculum.registries[stage], curriculum.items(rows), curriculum.texts(rows), arm.config, seed=seed,
-        validation=curriculum.validation(0) if arm.config.patience else None,
-    )  # fmt: skip
-
-
-def _stored(lesson: Lesson, store: Store) -> Signs:
+def stored_codes(lesson: Lesson, store: Store) -> Signs:
+    """(N, c) of the lesson's items."""
     return lesson.solved if store == "solved" else lesson.encoded
 
 
-def _digest(codes: NDArray[np.int8]) -> str:
+def digest(codes: NDArray[np.int8]) -> str:
+    """SHA-256 (hex) over packed codes (N, c) in their order."""
     return hashlib.sha256(packed(codes).tobytes()).hexdigest()

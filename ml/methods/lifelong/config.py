@@ -14,7 +14,7 @@ class LifelongConfig:
 
     mode: Mode = "feature_gaussian"
     code_bits: int = 128  # a multiple of 8
-    hidden: int = 256  # width of the image head's hidden layer
+    hidden: int = 512  # width of the image head's hidden layer
     text_hidden: int = 128
     # Losses (method file, section 6.2), each relative to the pair loss over stored and new codes together.
     pair_loss: Literal["squared", "likelihood"] = "squared"
@@ -30,12 +30,15 @@ class LifelongConfig:
     gaussians_from: int = 200
     replay_share: float | None = None  # old samples per new one; None: as in the catalogue, n_old / n_new
     # Schedule.
-    rounds: int = 5  # of `round_epochs` epochs and a code step each; >= 0
+    rounds: int = 3  # of `round_epochs` epochs and a code step each; >= 0
     round_epochs: int = 2
     final_epochs: int = 3  # the codes rest, the heads catch up
-    batch: int = 256
+    batch: int = 64
     text_batch: int = 64
-    max_new: int = 2_500  # new items an epoch looks at
+    max_new: int = 2_500  # new items an epoch of an update looks at
+    max_replay: int = (
+        6_000  # remembered features an epoch draws: an update's time has a bound, whatever is stored
+    )
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     ema_decay: float = 0.95
@@ -47,8 +50,13 @@ class LifelongConfig:
     code_samples: int = 2_000
     sweeps: int = 3  # 0 leaves new codes where they started
     alpha: float = 0.1
-    # Mode `analytic`.
-    ridge: float = 10.0  # > 0
+    # The last layer, solved anew after training by gradient; in mode `analytic` nothing else moves.
+    refits: bool = True
+    refit_draws: int = 8_000  # remembered features that stand for the stored items there
+    ridge: float = 3.0  # > 0
+    rarity_exponent: float = (
+        0.5  # an item of a label set of n items counts (30 / n) ** this: 0 = all items alike
+    )
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -66,8 +74,10 @@ class LifelongConfig:
             self.text_batch,
             self.gaussians,
         )
-        if min(counts) < 1 or self.max_new < 1 or self.code_samples < 1:
-            raise ValueError(f"sizes {(*counts, self.max_new, self.code_samples)} must be at least 1")
+        if min(counts) < 1 or min(self.max_new, self.max_replay, self.code_samples, self.refit_draws) < 1:
+            raise ValueError(
+                f"sizes {(*counts, self.max_new, self.max_replay, self.code_samples, self.refit_draws)} must be at least 1"
+            )
         if min(self.rounds, self.final_epochs, self.sweeps, self.patience) < 0:
             raise ValueError("rounds, final_epochs, sweeps and patience must be >= 0")
         if self.epochs < 1 or not self.learning_rate > 0:

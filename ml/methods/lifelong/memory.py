@@ -6,7 +6,7 @@ catalogue holds their items; drawing old and new alike lets the new classes win.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -66,13 +66,15 @@ class ClassMemory:
             pooled=self.pooled,
         )
 
-    def arrays(self) -> dict[str, NDArray[np.float32] | Ids]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """For safetensors: all but the label sets."""
-        numbers = {"owner": self.owner, "counts": self.counts, "means": self.means}
-        return numbers | {"covariances": self.covariances, "pooled": self.pooled}
+        return {
+            "owner": self.owner, "counts": self.counts, "means": self.means, "covariances": self.covariances,
+            "pooled": self.pooled,
+        }  # fmt: skip
 
     @classmethod
-    def from_arrays(cls, sets: Sequence[LabelSet], arrays: Mapping[str, NDArray[np.float32]]) -> Self:
+    def from_arrays(cls, sets: Sequence[LabelSet], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `arrays`."""
         owner, counts = (arrays[name].astype(np.int64) for name in ("owner", "counts"))
         return cls(tuple(sets), owner, counts, arrays["means"], arrays["covariances"], arrays["pooled"])

@@ -78,7 +78,7 @@ class CodeStatistics:
         """The statistics of both shards together."""
         total = type(self)(self.code_bits, dict(self.tallies), self.gram + other.gram)
         for labels, tally in other.tallies.items():
-            total._tally(labels, tally)
+            total.tally(labels, tally)
         return total
 
     def codewords(self) -> dict[LabelSet, Signs]:
@@ -94,7 +94,7 @@ class CodeStatistics:
         for labels, word in self.codewords().items():
             items = self.tallies[labels].items
             wide = word.astype(np.int64)
-            clean._tally(labels, Tally(items, items * wide))
+            clean.tally(labels, Tally(items, items * wide))
             clean.gram += items * np.outer(wide, wide)
         return clean
 
@@ -140,10 +140,10 @@ class CodeStatistics:
             self.gram += sign * np.rint(wide.T @ wide).astype(np.int64)
         counts = np.bincount(members, minlength=len(positions))
         for labels, position in positions.items():
-            self._tally(labels, Tally(sign * int(counts[position]), sign * sums[position]))
+            self.tally(labels, Tally(sign * int(counts[position]), sign * sums[position]))
 
-    def _tally(self, labels: LabelSet, change: Tally) -> None:
-        """Add to one label set; one without items is forgotten."""
+    def tally(self, labels: LabelSet, change: Tally) -> None:
+        """Add to one label set, without the Gram matrix; one without items is forgotten."""
         known = self.tallies.get(labels, Tally(0, np.zeros(self.code_bits, np.int64)))
         items, code_sum = known.items + change.items, known.code_sum + change.code_sum
         if items:

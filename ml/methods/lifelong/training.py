@@ -58,9 +58,10 @@ class SampleStream:
         self.subject, self.config, self.seed = subject, config, seed
         self.place = {labels: position for position, labels in enumerate(sets)}
         count = len(subject.items)
-        self.new = min(count, config.max_new)
+        self.new = min(count, config.max_new) if subject.stored.items else count
         share = config.replay_share or subject.stored.items / count
-        self.old = round(self.new * share) if subject.memory is not None else 0
+        wanted = min(round(self.new * share), config.max_replay)
+        self.old = wanted if subject.memory is not None else 0
 
     @property
     def steps_per_epoch(self) -> int:

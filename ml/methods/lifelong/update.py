@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -10,11 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.methods.lifelong.analytic import Floats, RidgeLayer, hidden_of, last_layer, with_last_layer
+from ml.methods.lifelong.analytic import (
+    REFERENCE,
+    Floats,
+    RidgeLayer,
+    hidden_of,
+    last_layer,
+    rarity,
+    with_last_layer,
+)
 from ml.methods.lifelong.code_solving import first_codewords
 from ml.methods.lifelong.config import LifelongConfig
 from ml.methods.lifelong.heads import CrossModalHeads, LabelNetwork, outputs_of, signs_of_logits
-from ml.methods.lifelong.labels import Centring, LabelRegistry
+from ml.methods.lifelong.labels import Centring, LabelRegistry, LabelSet
 from ml.methods.lifelong.lesson import Generation, Items, Lesson, Memory, Texts
 from ml.methods.lifelong.memory import ClassMemory, FeatureBank, fitted_gaussians, kept_exemplars
 from ml.methods.lifelong.statistics import CodeStatistics, Signs, label_totals
@@ -55,8 +63,6 @@ def learn_base(
         subject, config, heads, bridge, seed=seed, is_update=False, validation=validation, checkpoint=checkpoint,
         on_epoch=on_epoch, is_cancelled=is_cancelled,
     )  # fmt: skip
-    if config.mode == "analytic":
-        lesson = _refitted(lesson, subject, config)
     return _in_given_order(lesson, order)
 
 
@@ -114,7 +120,7 @@ def generation_after(
     fresh = texts
     if parent is not None and parent.texts is not None:
         texts = parent.texts if texts is None else parent.texts.joined(texts)
-    grams = _grams(parent, lesson.heads, items, fresh) if config.mode == "analytic" else (None, None)
+    grams = _grams(parent, lesson.heads, items, fresh, config) if config.mode == "analytic" else (None, None)
     return Generation(
         registry=registry, heads=lesson.heads, statistics=statistics, texts=texts,
         memory=_memory(parent, items, config, seed), image_gram=grams[0], text_gram=grams[1],
@@ -146,9 +152,14 @@ def _trained(
         on_epoch=on_epoch,
         is_cancelled=is_cancelled,
     )
-    learned = cast("CrossModalHeads", result.encoder)
+    learned, ended = cast("CrossModalHeads", result.encoder), time.monotonic()
+    if config.refits and not (is_update and subject.memory is None):
+        learned = _refitted(learned, subject, trainer.codes, config, seed=seed)
+    refitting = time.monotonic() - ended
     encoded = signs_of_logits(outputs_of(learned.image, subject.items.features))
-    return Lesson(learned, trainer.codes, encoded, prepared + result.seconds, result.epochs, result.history)
+    return Lesson(
+        learned, trainer.codes, encoded, prepared + result.seconds + refitting, result.epochs, result.history
+    )
 
 
 def _in_given_order(lesson: Lesson, order: NDArray[np.int64]) -> Lesson:
@@ -174,28 +185,54 @@ def _memory(parent: Generation | None, items: Items, config: LifelongConfig, see
 
 
 def _grams(
-    parent: Generation | None, heads: CrossModalHeads, items: Items, texts: Texts | None
+    parent: Generation | None,
+    heads: CrossModalHeads,
+    items: Items,
+    texts: Texts | None,
+    config: LifelongConfig,
 ) -> tuple[Floats, Floats | None]:
     """Of the hidden layers, which no increment changes, over old and new items, and over their texts."""
-    hidden = hidden_of(heads.image, items.features)
-    image = hidden.T @ hidden + (0 if parent is None or parent.image_gram is None else parent.image_gram)
+    image = _gram(heads.image, items.features, items.sets, config)
+    if parent is not None and parent.image_gram is not None:
+        image = image + parent.image_gram
     text = None if parent is None else parent.text_gram
     if texts is not None and heads.text is not None:
-        said = hidden_of(heads.text.code_head, texts.hashed)
-        text = said.T @ said + (0 if text is None else text)
+        said = _gram(heads.text.code_head, texts.hashed, texts.sets, config)
+        text = said if text is None else text + said
     return image, text
 
 
-def _refitted(lesson: Lesson, subject: Subject, config: LifelongConfig) -> Lesson:
-    """A base trained by gradient with both last layers fitted anew, as its increments will be."""
-    started = time.monotonic()
-    words = CodeStatistics.of(subject.items.sets, lesson.solved).codewords()
-    solved = np.stack([words[labels] for labels in subject.items.sets])
-    blank = Generation(subject.registry, lesson.heads, CodeStatistics(config.code_bits), None, None)
-    heads = _fitted(blank, subject, subject.texts, solved, config)
-    encoded = signs_of_logits(outputs_of(heads.image, subject.items.features))
-    seconds = lesson.seconds + time.monotonic() - started
-    return Lesson(heads, solved, encoded, seconds, lesson.epochs, lesson.history)
+def _gram(
+    head: CodeHead, inputs: NDArray[np.float32], sets: Sequence[LabelSet], config: LifelongConfig
+) -> Floats:
+    hidden = hidden_of(head, inputs)
+    return np.asarray((hidden * rarity(sets, config.rarity_exponent)[:, None]).T @ hidden)
+
+
+def _refitted(
+    heads: CrossModalHeads, subject: Subject, codes: Signs, config: LifelongConfig, *, seed: int
+) -> CrossModalHeads:
+    """Both last layers fitted anew to codewords: of the new items, of remembered features, and of every text."""
+    items, new = subject.items, CodeStatistics.of(subject.items.sets, codes)
+    every = subject.stored + new
+    words = new.codewords() | subject.stored.codewords()
+    features, sets, counts = items.features, list(items.sets), rarity(items.sets, config.rarity_exponent)
+    if subject.memory is not None:
+        count = min(subject.stored.items, config.refit_draws)
+        drawn, owner = subject.memory.draw(count, np.random.default_rng([seed, count]))
+        owners = [subject.memory.sets[own] for own in owner]
+        sizes = np.array([subject.stored.tallies[labels].items for labels in owners])
+        shares = (REFERENCE / sizes) ** config.rarity_exponent * subject.stored.items / count
+        features, sets = np.concatenate([features, drawn]), [*sets, *owners]
+        counts = np.concatenate([counts, shares])
+    fitted, wanted = copy.deepcopy(heads), np.stack([words[labels] for labels in sets]).astype(np.float64)
+    fitted.image = _refit(heads.image, None, features, wanted, counts, config)
+    if subject.texts is not None and heads.text is not None and fitted.text is not None:
+        targets = _text_targets(subject.texts, every, subject)
+        counts = rarity(subject.texts.sets, config.rarity_exponent)
+        head = heads.text.code_head
+        fitted.text.code_head = _refit(head, None, subject.texts.hashed, targets, counts, config)
+    return fitted
 
 
 def _solved(
@@ -218,20 +255,30 @@ def _fitted(
 ) -> CrossModalHeads:
     """The parent's heads with their last layers fitted to the new items' codes and to what new texts say."""
     heads, items = copy.deepcopy(parent.heads), subject.items
-    heads.image = _refit(heads.image, parent.image_gram, items.features, codes.astype(np.float64), config)
+    counts = rarity(items.sets, config.rarity_exponent)
+    wanted = codes.astype(np.float64)
+    heads.image = _refit(heads.image, parent.image_gram, items.features, wanted, counts, config)
     if fresh is not None and heads.text is not None:
         every = parent.statistics + CodeStatistics.of(items.sets, codes)
         targets = _text_targets(fresh, every, subject)
-        heads.text.code_head = _refit(heads.text.code_head, parent.text_gram, fresh.hashed, targets, config)
+        counts = rarity(fresh.sets, config.rarity_exponent)
+        head = heads.text.code_head
+        heads.text.code_head = _refit(head, parent.text_gram, fresh.hashed, targets, counts, config)
     return heads
 
 
 def _refit(
-    head: CodeHead, gram: Floats | None, inputs: NDArray[np.float32], targets: Floats, config: LifelongConfig
+    head: CodeHead,
+    gram: Floats | None,
+    inputs: NDArray[np.float32],
+    targets: Floats,
+    counts: Floats,
+    config: LifelongConfig,
 ) -> CodeHead:
     weights = last_layer(head)
     layer = RidgeLayer.unfitted(weights) if gram is None else RidgeLayer(weights, gram)
-    return with_last_layer(head, layer.fitted(hidden_of(head, inputs), targets, ridge=config.ridge).weights)
+    fitted = layer.fitted(hidden_of(head, inputs), targets, counts, ridge=config.ridge)
+    return with_last_layer(head, fitted.weights)
 
 
 def _text_targets(texts: Texts, every: CodeStatistics, subject: Subject) -> Floats:

@@ -1,0 +1,109 @@
+"""One run: an arm through its chain, asked at every stage; from generations to a row and its per-query values."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ml.evaluation.codes import code_diagnostics
+from ml.evaluation.metrics import mean_of
+from ml.experiments.ledger import RunRecord
+from ml.experiments.lifelong import fusing
+from ml.experiments.lifelong.arms import Arm, Store
+from ml.experiments.lifelong.bases import Place
+from ml.experiments.lifelong.curriculum import packed
+from ml.experiments.lifelong.measuring import Exam, Values
+from ml.experiments.lifelong.stages import Stage, stages
+
+Row = dict[str, float | int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One chain of one arm. is_staged: the fused answer of two stages is measured at every increment too."""
+
+    arm: Arm
+    place: Place
+    store: Store
+    setting: str
+    seed: int
+    is_staged: bool
+
+
+def measure(task: Task, _checkpoint: Path) -> RunRecord:
+    """The row. `old_map_before_k` and `_after_k`: queries of classes known before increment k among entries that
+    were there before it, by the heads before and after it. `base_map_before`, `_after`: base queries among base
+    entries, by the first and by the last heads. `map_all`, `_old`, `_new`: at the end, among all entries, new being
+    everything but the base; `map_all_k`, ...: after increment k, new being what it learned.
+    """
+    started = time.monotonic()
+    exam = Exam(task.place.curriculum(task.arm.scheme))
+    ends = task.place.features.chain.ends
+    per_query: dict[str, Values] = {}
+    values: Row = {"old_codes_changed": 0}
+    seen = list(stages(task.place, task.arm, task.store, seed=task.seed))
+    codes = [exam.codes(stage.heads) for stage in seen]
+    for parent, stage in zip(seen, seen[1:]):
+        number = stage.number
+        if task.arm.kind != "retrain":
+            values["old_codes_changed"] = int(values["old_codes_changed"]) + stage.old_codes_changed
+        known, learned = ends[number - 1], ends[number]
+        before = exam.asked(codes[number - 1], parent, known=known)
+        after = exam.asked(codes[number], stage, known=known, entries=stage.learned)
+        per_query[f"old_map_before_{number}"] = exam.photos_only(before)
+        per_query[f"old_map_after_{number}"] = exam.photos_only(after)
+        asked = exam.photos_only(exam.asked(codes[number], stage, known=learned))
+        for name, own in exam.by_kind(asked, "map", old=known, known=learned).items():
+            values[f"{name}_{number}"] = mean_of(own)[0]
+        values[f"training_seconds_{number}"] = round(stage.seconds + stage.remembering, 4)
+        if task.is_staged:
+            per_query |= _two_stages(exam, parent, stage, known=known, learned=learned)
+    per_query |= _at_the_end(exam, seen, codes, ends, task)
+    values |= _structure(exam, seen[-1])
+    values["training_seconds"] = round(sum(stage.seconds + stage.remembering for stage in seen[1:]), 3)
+    means = {metric: mean_of(own)[0] for metric, own in per_query.items()}
+    return RunRecord(
+        name=task.arm.name, setting=task.setting, seed=task.seed, values=values | means, per_query=per_query,
+        seconds=time.monotonic() - started, items=exam.items,
+    )  # fmt: skip
+
+
+def _at_the_end(
+    exam: Exam, seen: list[Stage], codes: list[np.ndarray], ends: tuple[int, ...], task: Task
+) -> dict[str, Values]:
+    """After the last increment: all ways of asking, and what the base has come to."""
+    base, last = seen[0], seen[-1]
+    found: dict[str, Values] = {}
+    asked = exam.asked(codes[-1], last, known=ends[-1])
+    found |= exam.by_kind(exam.photos_only(asked), "map", old=ends[0], known=ends[-1])
+    if exam.words:
+        found |= exam.by_kind(exam.words_only(asked), "words_map", old=ends[0], known=ends[-1])
+        if task.store == "encoded":  # solved codes are one to an item, so texts would be asked as images are
+            texts = exam.asking_words(codes[-1], ends[-1])
+            found |= exam.by_kind(texts, "to_words_map", old=ends[0], known=ends[-1])
+    found["base_map_before"] = exam.photos_only(exam.asked(codes[0], base, known=ends[0]))
+    if task.arm.kind != "retrain":
+        kept = exam.asked(codes[-1], last, known=ends[0], entries=len(base.rows))
+        found["base_map_after"] = exam.photos_only(kept)
+    return found
+
+
+def _two_stages(exam: Exam, parent: Stage, stage: Stage, *, known: int, learned: int) -> dict[str, Values]:
+    """The fused answer for photos of the new classes, and of the old ones, before and after the increment."""
+    before = fusing.before(exam, parent, stage.rows, known=known, learned=learned)
+    after = fusing.after(exam, stage, known=known, learned=learned)
+    is_new = exam.labels >= known
+    return {
+        f"fused_new_before_{stage.number}": np.where(is_new, before, np.nan),
+        f"fused_new_after_{stage.number}": np.where(is_new, after, np.nan),
+        f"fused_old_before_{stage.number}": np.where(is_new, np.nan, before),
+        f"fused_old_after_{stage.number}": np.where(is_new, np.nan, after),
+    }
+
+
+def _structure(exam: Exam, stage: Stage) -> dict[str, float]:
+    """How the code space is used at the end."""
+    found = code_diagnostics(packed(stage.codes), exam.curriculum.labels[stage.rows])
+    kept = ("distance_ratio", "bit_entropy", "distinct_codes", "inter_class_distance")
+    return {name: found[name] for name in kept}
