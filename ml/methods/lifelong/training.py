@@ -224,6 +224,7 @@ class FixedCodeTrainer:
 
     def _solve_codes(self, epoch: int) -> None:
         """Coordinate descent on the codes of a sample of new items; the others follow their label set's own code."""
+        self._new_codes_have_moved()  # a training taken up again has loaded them since
         config, items = self.config, self.subject.items
         rng = np.random.default_rng([self.seed, epoch, 1])
         rows = np.sort(rng.permutation(len(items))[: config.code_samples])
