@@ -1,7 +1,7 @@
 """Turns the two similarities into a probability of relevance, and that probability into words."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,11 +90,16 @@ def calibrate(
 
 
 def fit_fusion(
-    known: Similarities, unseen: Similarities, *, pool: int = FIT_POOL, is_cautious: bool = False
+    known: Similarities,
+    unseen: Similarities,
+    *,
+    pool: int = FIT_POOL,
+    is_cautious: bool = False,
+    mixes: Sequence[float] = MIXES,
 ) -> Fusion:
     """The mix of the two similarities that ranks best, scaled to a probability.
 
-    The share of the cosine is the one of MIXES with the highest mean of Recall@1 and average precision, half
+    The share of the cosine is the one of `mixes` with the highest mean of Recall@1 and average precision, half
     of it over the queries of trained classes and half over those of unseen ones (ties: nearest to a half):
     codes are at their best on the classes they were trained on, embeddings on those they were not, and a
     catalogue holds both. A logistic regression of relevance on that mix, over each known query's `pool`
@@ -109,10 +114,10 @@ def fit_fusion(
             _ranking_quality((1 - mix) * pairs.code + mix * pairs.cosine, pairs.relevant)
             for pairs in (known, unseen)
         )
-        for mix in MIXES
+        for mix in mixes
     ]
     mix = min(
-        (mix for mix, quality in zip(MIXES, qualities) if not quality < max(qualities)),
+        (mix for mix, quality in zip(mixes, qualities) if not quality < max(qualities)),
         key=lambda mix: abs(mix - 0.5),
     )
     candidates = _nearest(known.code, pool)

@@ -1,1 +1,1 @@
-"""The lifelong study: what increments gain, what they cost, and when they no longer do."""
+"""Claims C6a to C6g: new classes learned while every stored code stays as it is, and words in the same code space."""

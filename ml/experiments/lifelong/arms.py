@@ -31,6 +31,7 @@ class Arm:
     config: LifelongConfig = UPDATE
     base: LifelongConfig = BASE
     kind: Kind = "update"
+    is_last_only: bool = False  # trains anew at the end of the chain alone
     seeds: int = DESCRIBED_SEEDS
     renews: bool = False
     scheme: LabelScheme = field(default_factory=LabelScheme)

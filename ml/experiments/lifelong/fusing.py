@@ -16,7 +16,8 @@ from ml.methods.lifelong.heads import CrossModalHeads, outputs_of, signs_of_logi
 from ml.protocol import Calibration
 from ml.training.calibration import Similarities, choose_pool_size, fit_fusion
 
-FITTED_ON = 150  # validation photos of each kind, evenly spaced
+MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+FITTED_ON = 100  # validation photos of each kind, evenly spaced
 FEWEST = 5  # new ones; with fewer the parent's calibration serves
 
 
@@ -81,7 +82,7 @@ def _calibration(
     answerable = pairs.relevant.any(axis=1)
     known = Similarities(pairs.code[answerable], pairs.cosine[answerable], pairs.relevant[answerable])
     try:
-        fusion = fit_fusion(known, known, is_cautious=True)
+        fusion = fit_fusion(pairs, pairs, is_cautious=True, mixes=MIXES)  # queries without an answer here are its false alarms
     except (ValueError, ArithmeticError):
         return None
     return Calibration(

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ml.experiments.lifelong import fusing
 from ml.experiments.lifelong.arms import Arm, Store
 from ml.experiments.lifelong.bases import Place
 from ml.experiments.lifelong.curriculum import packed
-from ml.experiments.lifelong.measuring import Exam, Values
+from ml.experiments.lifelong.measuring import Codes, Exam, Values
 from ml.experiments.lifelong.stages import Stage, stages
 
 Row = dict[str, float | int | str]
@@ -44,21 +45,16 @@ def measure(task: Task, _checkpoint: Path) -> RunRecord:
     values: Row = {"old_codes_changed": 0}
     seen = list(stages(task.place, task.arm, task.store, seed=task.seed))
     codes = [exam.codes(stage.heads) for stage in seen]
-    for parent, stage in zip(seen, seen[1:]):
-        number = stage.number
+    for place, (parent, stage) in enumerate(pairwise(seen)):
+        if stage.number != parent.number + 1:
+            continue  # full retraining at the end alone
+        increment = _Increment(exam, parent, stage, ends[parent.number], ends[stage.number])
+        per_query |= increment.old_queries(codes[place], codes[place + 1])
+        values |= increment.means(codes[place + 1])
         if task.arm.kind != "retrain":
             values["old_codes_changed"] = int(values["old_codes_changed"]) + stage.old_codes_changed
-        known, learned = ends[number - 1], ends[number]
-        before = exam.asked(codes[number - 1], parent, known=known)
-        after = exam.asked(codes[number], stage, known=known, entries=stage.learned)
-        per_query[f"old_map_before_{number}"] = exam.photos_only(before)
-        per_query[f"old_map_after_{number}"] = exam.photos_only(after)
-        asked = exam.photos_only(exam.asked(codes[number], stage, known=learned))
-        for name, own in exam.by_kind(asked, "map", old=known, known=learned).items():
-            values[f"{name}_{number}"] = mean_of(own)[0]
-        values[f"training_seconds_{number}"] = round(stage.seconds + stage.remembering, 4)
         if task.is_staged:
-            per_query |= _two_stages(exam, parent, stage, known=known, learned=learned)
+            per_query |= increment.two_stages()
     per_query |= _at_the_end(exam, seen, codes, ends, task)
     values |= _structure(exam, seen[-1])
     values["training_seconds"] = round(sum(stage.seconds + stage.remembering for stage in seen[1:]), 3)
@@ -70,7 +66,7 @@ def measure(task: Task, _checkpoint: Path) -> RunRecord:
 
 
 def _at_the_end(
-    exam: Exam, seen: list[Stage], codes: list[np.ndarray], ends: tuple[int, ...], task: Task
+    exam: Exam, seen: list[Stage], codes: list[Codes], ends: tuple[int, ...], task: Task
 ) -> dict[str, Values]:
     """After the last increment: all ways of asking, and what the base has come to."""
     base, last = seen[0], seen[-1]
@@ -89,17 +85,46 @@ def _at_the_end(
     return found
 
 
-def _two_stages(exam: Exam, parent: Stage, stage: Stage, *, known: int, learned: int) -> dict[str, Values]:
-    """The fused answer for photos of the new classes, and of the old ones, before and after the increment."""
-    before = fusing.before(exam, parent, stage.rows, known=known, learned=learned)
-    after = fusing.after(exam, stage, known=known, learned=learned)
-    is_new = exam.labels >= known
-    return {
-        f"fused_new_before_{stage.number}": np.where(is_new, before, np.nan),
-        f"fused_new_after_{stage.number}": np.where(is_new, after, np.nan),
-        f"fused_old_before_{stage.number}": np.where(is_new, np.nan, before),
-        f"fused_old_after_{stage.number}": np.where(is_new, np.nan, after),
-    }
+@dataclass(frozen=True, slots=True)
+class _Increment:
+    """One increment as its queries see it: `known` classes before it, `learned` after."""
+
+    exam: Exam
+    parent: Stage
+    stage: Stage
+    known: int
+    learned: int
+
+    def old_queries(self, before: Codes, after: Codes) -> dict[str, Values]:
+        """Of old classes among the entries there were, by the codes (Q, c / 8) of the heads before and after."""
+        exam, number = self.exam, self.stage.number
+        earlier = exam.asked(before, self.parent, known=self.known)
+        later = exam.asked(after, self.stage, known=self.known, entries=self.stage.learned)
+        return {
+            f"old_map_before_{number}": exam.photos_only(earlier),
+            f"old_map_after_{number}": exam.photos_only(later),
+        }
+
+    def means(self, codes: Codes) -> Row:
+        """Among all entries after it, and what it took."""
+        exam, number = self.exam, self.stage.number
+        asked = exam.photos_only(exam.asked(codes, self.stage, known=self.learned))
+        kinds = exam.by_kind(asked, "map", old=self.known, known=self.learned)
+        found: Row = {f"{name}_{number}": mean_of(own)[0] for name, own in kinds.items()}
+        return found | {f"training_seconds_{number}": round(self.stage.seconds + self.stage.remembering, 4)}
+
+    def two_stages(self) -> dict[str, Values]:
+        """The fused answer for photos of the new classes, and of the old ones, before and after."""
+        exam, known, learned, number = self.exam, self.known, self.learned, self.stage.number
+        before = fusing.before(exam, self.parent, self.stage.rows, known=known, learned=learned)
+        after = fusing.after(exam, self.stage, known=known, learned=learned)
+        is_new = exam.labels >= known
+        return {
+            f"fused_new_before_{number}": np.where(is_new, before, np.nan),
+            f"fused_new_after_{number}": np.where(is_new, after, np.nan),
+            f"fused_old_before_{number}": np.where(is_new, np.nan, before),
+            f"fused_old_after_{number}": np.where(is_new, np.nan, after),
+        }
 
 
 def _structure(exam: Exam, stage: Stage) -> dict[str, float]:

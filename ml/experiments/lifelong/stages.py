@@ -105,6 +105,8 @@ def _retrained(place: Place, arm: Arm, store: Store, *, seed: int, base: Lesson)
     yield Stage(0, base.heads, rows, stored_codes(base, store), 0, base.seconds)
     for stage in range(1, len(curriculum.features.chain.ends)):
         learned, rows = len(rows), np.concatenate([rows, curriculum.entries(stage)])
+        if arm.is_last_only and stage < len(curriculum.features.chain.ends) - 1:
+            continue
         lesson = place.lesson(arm.config, arm.scheme, stage=stage, seed=seed)
         yield Stage(
             stage, lesson.heads, rows, stored_codes(lesson, store), learned, lesson.seconds, old_codes_changed=learned

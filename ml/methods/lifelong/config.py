@@ -33,13 +33,13 @@ class LifelongConfig:
     rounds: int = 3  # of `round_epochs` epochs and a code step each; >= 0
     round_epochs: int = 2
     final_epochs: int = 3  # the codes rest, the heads catch up
-    batch: int = 64
+    batch: int = 128
     text_batch: int = 64
     max_new: int = 2_500  # new items an epoch of an update looks at
     max_replay: int = (
         6_000  # remembered features an epoch draws: an update's time has a bound, whatever is stored
     )
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     ema_decay: float = 0.95
     patience: int = 0  # epochs without a better validation before training stops; 0: never
@@ -52,7 +52,7 @@ class LifelongConfig:
     alpha: float = 0.1
     # The last layer, solved anew after training by gradient; in mode `analytic` nothing else moves.
     refits: bool = True
-    refit_draws: int = 8_000  # remembered features that stand for the stored items there
+    refit_items: int = 8_000  # new items at most that it looks at, and remembered features
     ridge: float = 3.0  # > 0
     rarity_exponent: float = (
         0.5  # an item of a label set of n items counts (30 / n) ** this: 0 = all items alike
@@ -74,9 +74,9 @@ class LifelongConfig:
             self.text_batch,
             self.gaussians,
         )
-        if min(counts) < 1 or min(self.max_new, self.max_replay, self.code_samples, self.refit_draws) < 1:
+        if min(counts) < 1 or min(self.max_new, self.max_replay, self.code_samples, self.refit_items) < 1:
             raise ValueError(
-                f"sizes {(*counts, self.max_new, self.max_replay, self.code_samples, self.refit_draws)} must be at least 1"
+                f"sizes {(*counts, self.max_new, self.max_replay, self.code_samples, self.refit_items)} must be at least 1"
             )
         if min(self.rounds, self.final_epochs, self.sweeps, self.patience) < 0:
             raise ValueError("rounds, final_epochs, sweeps and patience must be >= 0")

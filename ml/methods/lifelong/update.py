@@ -213,13 +213,17 @@ def _refitted(
     heads: CrossModalHeads, subject: Subject, codes: Signs, config: LifelongConfig, *, seed: int
 ) -> CrossModalHeads:
     """Both last layers fitted anew to codewords: of the new items, of remembered features, and of every text."""
-    items, new = subject.items, CodeStatistics.of(subject.items.sets, codes)
+    new = CodeStatistics.of(subject.items.sets, codes)
     every = subject.stored + new
     words = new.codewords() | subject.stored.codewords()
-    features, sets, counts = items.features, list(items.sets), rarity(items.sets, config.rarity_exponent)
+    rng = np.random.default_rng([seed, subject.stored.items])
+    rows = np.sort(rng.permutation(len(codes))[: config.refit_items])
+    items = subject.items.picked(rows)
+    features, sets = items.features, list(items.sets)
+    counts = rarity(subject.items.sets, config.rarity_exponent)[rows] * (len(codes) / len(rows))
     if subject.memory is not None:
-        count = min(subject.stored.items, config.refit_draws)
-        drawn, owner = subject.memory.draw(count, np.random.default_rng([seed, count]))
+        count = min(subject.stored.items, config.refit_items)
+        drawn, owner = subject.memory.draw(count, rng)
         owners = [subject.memory.sets[own] for own in owner]
         sizes = np.array([subject.stored.tallies[labels].items for labels in owners])
         shares = (REFERENCE / sizes) ** config.rarity_exponent * subject.stored.items / count
