@@ -4,7 +4,7 @@ A shopper types what a label says. Whether words alone can answer depends on the
 of the query's words, BM25 is blind, and that is where codes must show what they add.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,10 +120,12 @@ def fused_scores(bm25: Scores, codes: Scores, *, weight: float) -> Scores:
     return np.stack([fused(words, near, weight=weight) for words, near in zip(bm25, codes, strict=True)])
 
 
-def best_weight(task: WordsTask, codes: Scores) -> float:
-    """Of WEIGHTS, the one with the highest mean AP over all photos; the smallest of equals. codes: (Q, N)."""
+def best_weight(words: Scores, codes: Scores, quality: Callable[[Scores], dict[str, Values]]) -> float:
+    """Of WEIGHTS, the one whose fusion of both (Q, N) has the highest mean of the first metric of `quality`; the
+    smallest of equals.
+    """
     means = [
-        mean_of(text_to_image(task, fused_scores(bm25_scores(task), codes, weight=weight))["map_words"])[0]
+        mean_of(next(iter(quality(fused_scores(words, codes, weight=weight)).values())))[0]
         for weight in WEIGHTS
     ]
     return WEIGHTS[int(np.argmax(means))]

@@ -1,5 +1,6 @@
 """Claim C6g's task on five photos of three made-up products, counted by hand, and on the real catalogue's words."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,15 +124,15 @@ def test_each_query_is_fused_by_its_own_best() -> None:
 
 
 def test_the_best_weight_is_codes_where_words_are_blind_and_words_where_codes_are() -> None:
-    blind, right = [[0.0] * 4], [[2.0, 1.0, 0.0, 0.0]]
-    relevant, lacking = [[1, 0, 0, 0]], [[0, 0, 0, 0]]
-    near, far = np.array([[0.5, 0.0, 0.0, 0.0]]), np.array([[-1.0, 1.0, 1.0, 1.0]])
-    assert (
-        best_weight(small(relevant, lacking, blind), near) == WEIGHTS[1]
-    )  # the smallest that breaks the ties
-    assert best_weight(small(relevant, lacking, right), far) == 0.0
-    misled = [[1.0, 2.0, 0.0, 0.0]]  # the wrong one is ahead by 0.5 (1 - w), the codes' lead is w
-    assert best_weight(small(relevant, lacking, misled), np.array([[1.0, -1.0, -1.0, -1.0]])) == 0.4
+    def chosen(bm25: list[float], codes: list[float]) -> float:
+        task = small([[1, 0, 0, 0]], [[0, 0, 0, 0]], [bm25])
+        return best_weight(bm25_scores(task), np.array([codes]), partial(text_to_image, task))
+
+    near, far = [0.5, 0.0, 0.0, 0.0], [-1.0, 1.0, 1.0, 1.0]
+    assert chosen([0.0] * 4, near) == WEIGHTS[1]  # the smallest that breaks the ties
+    assert chosen([2.0, 1.0, 0.0, 0.0], far) == 0.0
+    # the wrong one is ahead by 0.5 (1 - w), the codes' lead is w
+    assert chosen([1.0, 2.0, 0.0, 0.0], [1.0, -1.0, -1.0, -1.0]) == 0.4
 
 
 def test_borrowed_words_rank_the_texts_that_share_them_first(task: WordsTask) -> None:
