@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -120,6 +121,9 @@ def generation_after(
     fresh = texts
     if parent is not None and parent.texts is not None:
         texts = parent.texts if texts is None else parent.texts.joined(texts)
+    if parent is not None and not len(items):
+        return replace(parent, registry=registry, texts=texts)
+    items = items.picked(items.order())  # so that the order of rows does not decide what is kept of them
     grams = _grams(parent, lesson.heads, items, fresh, config) if config.mode == "analytic" else (None, None)
     return Generation(
         registry=registry, heads=lesson.heads, statistics=statistics, texts=texts,
