@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ml.data.images import ImageSet
+from ml.data.words import WordHasher
 from ml.experiments.claims import answer
 from ml.experiments.data import ClassChain, Described
 from ml.experiments.data.parts import Part
@@ -17,6 +18,7 @@ from ml.experiments.lifelong.arms import CLAIMED_SEEDS
 from ml.experiments.lifelong.bases import Place
 from ml.experiments.lifelong.curriculum import LabelScheme
 from ml.experiments.lifelong.trunks import Features
+from ml.experiments.lifelong.words import bm25_scores, code_scores, fused_scores, text_to_image
 from ml.experiments.lifelong.words_runs import (
     CHOOSING,
     ROWS,
@@ -27,12 +29,14 @@ from ml.experiments.lifelong.words_runs import (
 )
 from ml.experiments.protocol import Options, PlannedRun
 from ml.methods.lifelong.config import LifelongConfig
+from ml.methods.lifelong.heads import outputs_of
 from ml.models.config import EncoderConfig
 from ml.models.encoder import ImageEncoder
 
 QUICK = LifelongConfig(
     rounds=2, final_epochs=20, batch=16, hidden=32, text_hidden=32, code_bits=32, learning_rate=0.01
 )
+ALIKE = LabelScheme(ancestor=1.0, tag=1.0)
 CLASSES = (
     "catalog:Bags",
     "catalog:Shirts",
@@ -104,9 +108,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture(scope="module")
 def runs(place: Place) -> dict[tuple[str, str], RunRecord]:
-    planned = list(
-        planned_words(place, place.options, config=QUICK, scheme=LabelScheme(ancestor=1.0, tag=1.0))
-    )
+    planned = list(planned_words(place, place.options, config=QUICK, scheme=ALIKE))
     return {(run.setting, run.name): run.work(Path("unused")) for run in planned}
 
 
@@ -145,6 +147,20 @@ def test_codes_find_colours_that_no_text_names_and_the_fusion_has_them_too(
     assert float(fused.values["map_words"]) > float(bm25.values["map_words"])
     assert 0 < float(fused.values["weight"]) <= 1
     assert fused.values["queries_lacking"] == 2
+
+
+def test_the_fusion_is_that_of_the_texts_bm25_and_the_heads_codes(
+    runs: dict[tuple[str, str], RunRecord], place: Place
+) -> None:
+    fused = runs["words/catalog held out/text to image", "fused"]
+    shown = shown_of(place, SCENES[0])
+    heads = place.lesson(QUICK, ALIKE, stage=0, seed=0).heads
+    assert heads.text is not None
+    asked = np.sign(outputs_of(heads.text, WordHasher(256)(shown.task.queries)))
+    codes = code_scores(asked, np.sign(outputs_of(heads.image, place.features.vectors[shown.rows])))
+    scores = fused_scores(bm25_scores(shown.task), codes, weight=float(fused.values["weight"]))
+    for metric, values in text_to_image(shown.task, scores).items():
+        np.testing.assert_array_equal(fused.per_query[metric], values)
 
 
 def test_photos_are_clustered_by_what_they_show_and_find_the_text_of_their_class(
