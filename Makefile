@@ -58,4 +58,5 @@ COMMA := ,
 experiments: setup-dev  ## every claim: docs/results/<experiment>.json, then docs/results.md; QUICK=1 is a smoke run
 	@$(call RUN_EXPERIMENT,compact,fashion_mnist mnist grocery)
 	@$(call RUN_EXPERIMENT,twin-bottleneck,grocery clothing catalog places_indoor fashion_mnist)
+	@$(call RUN_EXPERIMENT,lifelong,grocery clothing catalog places_indoor fashion_mnist)
 	@$(if $(QUICK),true,$(BIN)/python -m benchmarks.report)

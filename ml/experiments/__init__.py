@@ -14,4 +14,5 @@ and the target; the harness draws the intervals, judges, and writes `FILE.json` 
 EXPERIMENTS = {  # the command's name -> module:object
     "compact": "ml.experiments.compact:EXPERIMENT",
     "twin-bottleneck": "ml.experiments.twin_bottleneck:EXPERIMENT",
+    "lifelong": "ml.experiments.lifelong.study:EXPERIMENT",
 }

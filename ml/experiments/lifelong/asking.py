@@ -37,13 +37,12 @@ def _of_chain(setting: str, evidence: Evidence) -> Iterable[Question]:
     metrics = {str(key) for row in evidence.rows if row["setting"] == setting for key in row}
     steps = sorted(int(key.rsplit("_", 1)[1]) for key in metrics if key.startswith("old_map_after_"))
     for step in steps:
-        yield _old_loss(
-            evidence, setting, f"{setting}, increment {step}", f"old_map_before_{step}", f"old_map_after_{step}", OLD_LOSS
-        )
+        sides = (f"old_map_before_{step}", f"old_map_after_{step}")
+        yield _old_loss(evidence, setting, f"increment {step}", sides, OLD_LOSS)
+    sides = ("base_map_before", "base_map_after")
     yield _old_loss(
-        evidence, setting, f"{setting}, base queries after {len(steps)} increments", "base_map_before",
-        "base_map_after", OLD_LOSS_AT_THE_END,
-    )  # fmt: skip
+        evidence, setting, f"base queries after {len(steps)} increments", sides, OLD_LOSS_AT_THE_END
+    )
     for kind, limit in (("all", -0.01), ("new", -0.03)):
         yield Question(
             id="C6c", cell=f"{setting}, {kind} queries", statistic="map_minus_full_retrain", setting=setting,
@@ -59,12 +58,13 @@ def _of_chain(setting: str, evidence: Evidence) -> Iterable[Question]:
             )  # fmt: skip
 
 
-def _old_loss(evidence: Evidence, setting: str, cell: str, before: str, after: str, limit: float) -> Question:
+def _old_loss(evidence: Evidence, setting: str, when: str, sides: tuple[str, str], limit: float) -> Question:
     """The target allows two standard errors where that is more than `limit`, per increment alone."""
+    before, after = sides
     error = _standard_error(evidence, setting, before, after)
     allowed = max(limit, 2 * error) if limit == OLD_LOSS else limit
     return Question(
-        id="C6b", cell=cell, statistic="old_query_map_loss", setting=setting, a=Side(SHIPPED, before),
+        id="C6b", cell=f"{setting}, {when}", statistic="old_query_map_loss", setting=setting, a=Side(SHIPPED, before),
         b=Side(SHIPPED, after), target=f"value <= {np.floor(allowed * 1e4) / 1e4}", min_seeds=CLAIMED_SEEDS,
         note=f"standard error {error:.4f}",
     )  # fmt: skip
@@ -82,8 +82,11 @@ def _of_time(evidence: Evidence) -> Iterable[Question]:
     """Against the cheapest full retraining within a point of the best on validation photos."""
     for setting in dict.fromkeys(str(row["setting"]) for row in evidence.rows if row["name"] == "timing"):
         rounds = cheapest_full(evidence, setting)
-        seconds = np.mean(list(evidence.values(setting=setting, name="timing", metric=f"full_{rounds}_seconds").values()))
-        short = "" if seconds >= SHORTEST_FULL else f", below the {SHORTEST_FULL:.0f} s that make a ratio telling"
+        measured = evidence.values(setting=setting, name="timing", metric=f"full_{rounds}_seconds")
+        seconds = np.mean(list(measured.values()))
+        short = (
+            "" if seconds >= SHORTEST_FULL else f", below the {SHORTEST_FULL:.0f} s that make a ratio telling"
+        )
         yield Question(
             id="C6d", cell=f"{setting}, full retraining of {rounds} of {LENGTHS} rounds", statistic="update_time_ratio",
             setting=setting, a=Side("timing", "feature_gaussian_seconds"), b=Side("timing", f"full_{rounds}_seconds"),

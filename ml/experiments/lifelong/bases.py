@@ -52,7 +52,9 @@ class Place:
         """What decides features, labels and texts."""
         return {"features": dict(self.features_run.identity), "scheme": asdict(scheme), "words": self.words}
 
-    def planned_lesson(self, config: LifelongConfig, scheme: LabelScheme, *, stage: int, seed: int) -> PlannedRun:
+    def planned_lesson(
+        self, config: LifelongConfig, scheme: LabelScheme, *, stage: int, seed: int
+    ) -> PlannedRun:
         """All entries of the stages up to `stage` learned from scratch."""
         identity = {**self.identity(scheme), "config": asdict(config), "stage": stage}
         setting = f"{self.title}/from scratch"
@@ -71,7 +73,9 @@ class Place:
         """The same, read back."""
         run = self.planned_lesson(config, scheme, stage=stage, seed=seed)
         record = self.options.ledger.run(run.full_identity("lifelong", smoke=self.options.smoke), run.work)
-        return _read(record.files, config, self.features.vectors.shape[1], float(record.values["training_seconds"]))
+        return _read(
+            record.files, config, self.features.vectors.shape[1], float(record.values["training_seconds"])
+        )
 
     def _learned(
         self, config: LifelongConfig, scheme: LabelScheme, stage: int, seed: int, checkpoint: Path
@@ -94,9 +98,15 @@ def _files(lesson: Lesson) -> dict[str, bytes]:
 
 def _read(files: Mapping[str, bytes], config: LifelongConfig, features: int, seconds: float) -> Lesson:
     weights, codes = load(files[HEADS_FILE]), load(files[CODES_FILE])
-    hashed = next((value.shape[1] for name, value in weights.items() if name.endswith("code_head.layers.0.weight")), 0)
+    hashed = next(
+        (value.shape[1] for name, value in weights.items() if name.endswith("code_head.layers.0.weight")), 0
+    )
     heads = CrossModalHeads(
-        features, hidden=config.hidden, code_bits=config.code_bits, words=hashed, text_hidden=config.text_hidden
+        features,
+        hidden=config.hidden,
+        code_bits=config.code_bits,
+        words=hashed,
+        text_hidden=config.text_hidden,
     )
     heads.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
     frozen = heads.eval().requires_grad_(requires_grad=False)

@@ -27,7 +27,7 @@ class LabelScheme:
 
     def weights(self, described: Described) -> dict[str, float]:
         """Label name -> weight of all that an image carries; tags are marked, for a tag may be named like a class."""
-        found = {name: self.ancestor for name in described.categories[:-1]}
+        found = dict.fromkeys(described.categories[:-1], self.ancestor)
         found |= {f"tag:{tag}": self.tag for tag in described.tags} | {described.categories[-1]: 1.0}
         return {name: weight for name, weight in found.items() if weight > 0}
 

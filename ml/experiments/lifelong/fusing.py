@@ -45,11 +45,13 @@ def after(exam: Exam, stage: Stage, *, known: int, learned: int) -> Values:
     assert first is not None, "a base without validation photos cannot be calibrated"
     own = None
     if len(new) >= FEWEST:
-        own = _calibration(curriculum, stage.heads, _part(entries, producers == 1), rows[producers == 1], asked)
+        own = _calibration(
+            curriculum, stage.heads, _part(entries, producers == 1), rows[producers == 1], asked
+        )
     return _answered(exam, stage.heads, entries, rows, producers, [first, own or first], learned)
 
 
-def _answered(
+def _answered(  # noqa: PLR0917 -- who asks, whom, and how scores are read
     exam: Exam,
     heads: CrossModalHeads,
     entries: CodedSet,
@@ -82,7 +84,8 @@ def _calibration(
     answerable = pairs.relevant.any(axis=1)
     known = Similarities(pairs.code[answerable], pairs.cosine[answerable], pairs.relevant[answerable])
     try:
-        fusion = fit_fusion(pairs, pairs, is_cautious=True, mixes=MIXES)  # queries without an answer here are its false alarms
+        # Queries without an answer here take part: they are its false alarms.
+        fusion = fit_fusion(pairs, pairs, is_cautious=True, mixes=MIXES)
     except (ValueError, ArithmeticError):
         return None
     return Calibration(

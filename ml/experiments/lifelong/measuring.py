@@ -39,7 +39,9 @@ class Exam:
             return []
         first = {int(self.curriculum.labels[row]): row for row in chain.gallery[::-1]}
         asked = {(label_words(name), label): None for label, name in enumerate(chain.classes)}
-        asked |= {(chain.images.described[first[label]].text, label): None for label in range(len(chain.classes))}
+        asked |= {
+            (chain.images.described[first[label]].text, label): None for label in range(len(chain.classes))
+        }
         return [one for one in asked if one[0]]
 
     @cached_property
@@ -65,7 +67,9 @@ class Exam:
 
     def codes(self, heads: CrossModalHeads) -> Codes:
         """(Q, c / 8) of every query."""
-        found = packed(signs_of_logits(outputs_of(heads.image, self.curriculum.features.vectors[self.photos])))
+        found = packed(
+            signs_of_logits(outputs_of(heads.image, self.curriculum.features.vectors[self.photos]))
+        )
         if not self.words or heads.text is None:
             return found
         return np.concatenate([found, packed(signs_of_logits(outputs_of(heads.text, self._hashed)))])
@@ -79,11 +83,15 @@ class Exam:
 
     def asking_words(self, codes: Codes, known: int) -> Values:
         """(Q,) AP of photos among one text per known class, coded by the text head: 1 / rank of their own."""
-        texts = {label: row for row, (_, label) in enumerate(self.words) if label < known}  # the last one is whole
+        texts = {
+            label: row for row, (_, label) in enumerate(self.words) if label < known
+        }  # the last one is whole
         rows = len(self.photos) + np.array(list(texts.values()), np.int64)
         chosen = np.flatnonzero(self.is_photo & (self.labels < known))
         own = np.array(list(texts), np.int64)
-        return _spread(hamming_values(codes[chosen], self.labels[chosen], codes[rows], own).map, chosen, len(codes))
+        return _spread(
+            hamming_values(codes[chosen], self.labels[chosen], codes[rows], own).map, chosen, len(codes)
+        )
 
     def by_kind(self, values: Values, name: str, *, old: int, known: int) -> dict[str, Values]:
         """`<name>_all`, `_old`, `_new`: of photos; classes below `old` are old, below `known` learned."""

@@ -88,8 +88,14 @@ def _renewed(heads: CrossModalHeads, arm: Arm, seed: int) -> CrossModalHeads:
     )  # fmt: skip
 
 
-def _after(
-    curriculum: Curriculum, parent: Generation | None, lesson: Lesson, stage: int, codes: Signs, arm: Arm, seed: int
+def _after(  # noqa: PLR0917 -- as generation_after, which it calls
+    curriculum: Curriculum,
+    parent: Generation | None,
+    lesson: Lesson,
+    stage: int,
+    codes: Signs,
+    arm: Arm,
+    seed: int,
 ) -> Generation:
     rows = curriculum.entries(stage)
     return generation_after(
@@ -109,7 +115,13 @@ def _retrained(place: Place, arm: Arm, store: Store, *, seed: int, base: Lesson)
             continue
         lesson = place.lesson(arm.config, arm.scheme, stage=stage, seed=seed)
         yield Stage(
-            stage, lesson.heads, rows, stored_codes(lesson, store), learned, lesson.seconds, old_codes_changed=learned
+            stage,
+            lesson.heads,
+            rows,
+            stored_codes(lesson, store),
+            learned,
+            lesson.seconds,
+            old_codes_changed=learned,
         )
 
 

@@ -24,9 +24,11 @@ from ml.experiments.lifelong.arms import (
 from ml.experiments.lifelong.asking import claims_of
 from ml.experiments.lifelong.bases import Place
 from ml.experiments.lifelong.curriculum import LabelScheme
+from ml.experiments.lifelong.growth import planned_growth
 from ml.experiments.lifelong.runs import Task, measure
 from ml.experiments.lifelong.timing import planned_timing
 from ml.experiments.lifelong.trunks import features_of, planned_features, planned_trunk, recipe
+from ml.experiments.lifelong.words_runs import planned_words
 from ml.experiments.protocol import Options, PlannedRun
 from ml.training.memory import fastest_precision
 
@@ -48,7 +50,10 @@ class LifelongStudy:
     def plan(self, datasets: Sequence[Dataset], options: Options) -> list[PlannedRun]:
         """Trunks, then seed by seed what claims name, then what is described."""
         planned = [run for place in places_of(datasets, options) for run in place]
-        return sorted(planned, key=_priority)
+        planned += [] if options.smoke else planned_growth(options)
+        # Chains with the same base classes share their trunk.
+        once = {(run.setting, run.name, run.seed): run for run in planned}
+        return sorted(once.values(), key=_priority)
 
     def questions(self, evidence: Evidence) -> list[Question]:
         """C6a to C6g."""
@@ -115,7 +120,9 @@ def _digit_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
     """One increment of three classes among 55,000 images: plausibility, and the time an update takes."""
     chain = class_chain(dataset, steps=1, queries_per_class=QUERIES_PER_CLASS)
     stand = _Stand.of(chain, f"{dataset.name}, 1 increment", options, has_texts=False)
-    viewed = _Stand.of(chain, f"{dataset.name}, 1 increment, {VIEWS} views", options, views=VIEWS, has_texts=False)
+    viewed = _Stand.of(
+        chain, f"{dataset.name}, 1 increment, {VIEWS} views", options, views=VIEWS, has_texts=False
+    )
     arms = [*main_arms(DESCRIBED_SEEDS), *_frozen()]
     timed = planned_timing(viewed.place, 1, LabelScheme())
     return [*stand.made, viewed.made[-1], *stand.runs(arms), *timed]
@@ -131,8 +138,8 @@ def _frozen() -> list[Arm]:
 
 
 def _shortened(arm: Arm) -> Arm:
-    short = {"rounds": 1, "final_epochs": 1}
-    return replace(arm, config=replace(arm.config, **short), base=replace(arm.base, **short))
+    config, base = (replace(own, rounds=1, final_epochs=1) for own in (arm.config, arm.base))
+    return replace(arm, config=config, base=base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,9 @@ class _Stand:
         plain = {key: value for key, value in asdict(arm).items() if key not in {"name", "seeds"}}
         identity = {**self.place.identity(arm.scheme), "arm": plain, "store": store, "is_staged": is_staged}
         task = Task(arm, self.place, store, setting, seed, is_staged)
-        return PlannedRun(name=arm.name, setting=setting, seed=seed, identity=identity, work=partial(measure, task))
+        return PlannedRun(
+            name=arm.name, setting=setting, seed=seed, identity=identity, work=partial(measure, task)
+        )
 
 
 def _priority(run: PlannedRun) -> tuple[int, int]:
@@ -177,5 +186,7 @@ def _priority(run: PlannedRun) -> tuple[int, int]:
         return (0 if run.name == "trunk" else 1), 0
     if run.name == "timing":
         return 2, run.seed
+    if run.name == "growth":
+        return 3, run.seed
     claimed = run.name in {SHIPPED, "full retraining", "analytic"} or run.setting.startswith("words")
     return (3 if claimed else 4), run.seed

@@ -103,8 +103,9 @@ class _Exam:
             None, registries[stage - 1], base, items, None, base.solved, config, seed=seed
         )
         lesson = learn_increment(
-            parent, registries[stage], fresh, None, config, seed=seed, validation=self._held_out(range(stage, stage + 1))
-        )
+            parent, registries[stage], fresh, None, config, seed=seed,
+            validation=self._held_out(range(stage, stage + 1)),
+        )  # fmt: skip
         generation_after(parent, registries[stage], lesson, fresh, None, lesson.solved, config, seed=seed)
         seconds = time.monotonic() - started
         codes = np.concatenate([self._codes(base.solved), self._codes(lesson.solved)])

@@ -15,8 +15,8 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from torch import nn
 from numpy.typing import NDArray
+from torch import nn
 
 from ml.methods.lifelong.labels import LabelSet
 from ml.models.encoder import CodeHead

@@ -76,7 +76,8 @@ class LifelongConfig:
         )
         if min(counts) < 1 or min(self.max_new, self.max_replay, self.code_samples, self.refit_items) < 1:
             raise ValueError(
-                f"sizes {(*counts, self.max_new, self.max_replay, self.code_samples, self.refit_items)} must be at least 1"
+                f"sizes {(*counts, self.max_new, self.max_replay, self.code_samples, self.refit_items)} "
+                "must be at least 1"
             )
         if min(self.rounds, self.final_epochs, self.sweeps, self.patience) < 0:
             raise ValueError("rounds, final_epochs, sweeps and patience must be >= 0")

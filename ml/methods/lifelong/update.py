@@ -103,7 +103,7 @@ def learn_increment(
     return _in_given_order(lesson, order)
 
 
-def generation_after(
+def generation_after(  # noqa: PLR0917 -- the parent, then what learn_increment took and gave
     parent: Generation | None,
     registry: LabelRegistry,
     lesson: Lesson,
@@ -275,7 +275,7 @@ def _fitted(
     return heads
 
 
-def _refit(
+def _refit(  # noqa: PLR0917 -- one linear system, in the order of its parts
     head: CodeHead,
     gram: Floats | None,
     inputs: NDArray[np.float32],
