@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ml.evaluation.intervals import Interval, paired_interval
 from ml.methods.lifelong.labels import LabelSet
 from ml.methods.lifelong.memory import ClassMemory
-from ml.methods.lifelong.shift_alarm import Alarm, Usual, own_distances
+from ml.methods.lifelong.shift_alarm import Alarm, Usual, own_residuals
 
 Pixels = NDArray[np.uint8]  # (N, C, S, S)
 Features = NDArray[np.float32]  # (N, F)
@@ -144,14 +144,14 @@ def shift_rows(
     for kind in kinds:
         for strength in strengths:
             features = encode(shifted(queries.pixels, kind, strength))
-            distances = own_distances(features, queries.sets, memory)
+            residuals = own_residuals(features, queries.sets, memory)
             found = precision(features)
             rows.append(
                 ShiftRow(
                     kind=kind,
                     strength=strength,
-                    alarm=usual.alarm(distances, queries.sets, queries.items),
-                    fire_rate=fire_rate(distances, queries, usual),
+                    alarm=usual.alarm(residuals, queries.sets, queries.items),
+                    fire_rate=fire_rate(residuals, queries, usual),
                     precision=found,
                     loss=paired_interval(plain, found, queries.items, seed=0),
                 )
@@ -159,9 +159,9 @@ def shift_rows(
     return rows
 
 
-def fire_rate(distances: Values, queries: Queries, usual: Usual) -> float:
+def fire_rate(residuals: Values, queries: Queries, usual: Usual) -> float:
     """Share of BATCHES random batches of BATCH_ITEMS items on which the alarm fires: its power, or for photos as they
-    are its false alarms. distances (Q,). Raises ValueError when queries show fewer items.
+    are its false alarms. residuals (Q, F). Raises ValueError when queries show fewer items.
     """
     names = np.unique(queries.items)
     if len(names) < BATCH_ITEMS:
@@ -171,7 +171,7 @@ def fire_rate(distances: Values, queries: Queries, usual: Usual) -> float:
     for _ in range(BATCHES):
         chosen = np.flatnonzero(np.isin(queries.items, rng.choice(names, BATCH_ITEMS, replace=False)))
         sets = [queries.sets[row] for row in chosen.tolist()]
-        fired += usual.alarm(distances[chosen], sets, queries.items[chosen]).has_fired
+        fired += usual.alarm(residuals[chosen], sets, queries.items[chosen]).has_fired
     return fired / BATCHES
 
 

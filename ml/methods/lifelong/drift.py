@@ -120,13 +120,11 @@ def due(*, limits: Limits, shift: Alarm | None, labels: LabelDrift | None, space
 
 def _of_shift(shift: Alarm, limits: Limits) -> tuple[Remedy, str]:
     seen = (
-        f"new photos lie {shift.statistic:.3f} times as far from what was learned as held-out ones "
-        f"({shift.photos} photos of {shift.items} items, usual is {shift.low:.3f} to {shift.high:.3f})"
+        f"new photos are displaced by {shift.statistic:.3f} standard deviations from where held-out ones of their "
+        f"label sets lie ({shift.photos} photos of {shift.items} items; chance: up to {shift.high:.3f})"
     )
     if not shift.has_fired:
         return "none", f"{seen}: as usual"
-    if shift.statistic < shift.low:
-        return "none", f"{seen}: unusually near, which no remedy was measured for"
     if shift.statistic >= limits.full_from:
         return "full", f"{seen}: from {limits.full_from:g} on refitted heads do not make up for it"
     if shift.statistic >= limits.partial_from:

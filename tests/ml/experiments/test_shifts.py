@@ -24,7 +24,7 @@ from ml.experiments.lifelong.shifts import (
     shifted,
 )
 from ml.methods.lifelong.memory import fitted_gaussians
-from ml.methods.lifelong.shift_alarm import Usual, own_distances, usual
+from ml.methods.lifelong.shift_alarm import Usual, own_residuals, usual
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,9 @@ def test_each_shift_is_what_its_name_says(photos: Pixels) -> None:
     assert (shifted(flat, "blur", 0.5) == 128).all()
     noise = shifted(flat, "noise", 0.5).astype(np.float64) - 128
     assert (noise.mean(), noise.std()) == (pytest.approx(0, abs=0.5), pytest.approx(32, abs=0.5))
+    white = shifted(flat + 127, "noise", 0.2)
+    assert white.min() > 180
+    assert (white == 255).mean() == pytest.approx(0.5, abs=0.05)  # what is lighter than white is white
 
 
 def test_noise_is_drawn_by_its_seed(photos: Pixels) -> None:
@@ -100,7 +103,7 @@ def world() -> tuple[Queries, Usual, Queries]:
     learned, held_out, asked = drawn(20), drawn(10), drawn(10)
     memory = fitted_gaussians(colours(learned.pixels), learned.sets, per_set=1, from_items=1000, seed=0)
     known = usual(
-        own_distances(colours(held_out.pixels), held_out.sets, memory), held_out.sets, held_out.items
+        own_residuals(colours(held_out.pixels), held_out.sets, memory), held_out.sets, held_out.items
     )
     return learned, known, asked
 
