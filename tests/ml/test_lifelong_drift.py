@@ -182,6 +182,15 @@ def test_new_categories_among_the_known_ones_are_usual_and_those_far_out_or_all_
     assert known.alarm(distances, new, np.arange(60)).has_fired == has_fired
 
 
+def test_noise_of_photos_is_not_counted_again_as_a_difference_of_label_sets() -> None:
+    noise = np.random.default_rng(0).normal(size=(1200, 4))
+    sets: list[LabelSet] = [(row // 3,) for row in range(600)]
+    known = usual(noise[:600], sets, np.arange(600))
+    high = known.alarm(noise[600:], sets, np.arange(600)).high
+    # Means of 600 differ by a square of 2 / 600; of chi square with 4 degrees of freedom 1 % are above 13.277.
+    assert high == pytest.approx((2 / 600 * (13.277 / 4 - 1)) ** 0.5, rel=0.12)
+
+
 def test_an_alarm_is_not_set_from_a_handful_of_items(world: World) -> None:
     photos = world.photos(LEAST_ITEMS - 1, only=0)
     with pytest.raises(ValueError, match="held-out photos show 9 items, an alarm needs at least 10"):
