@@ -61,7 +61,7 @@ class Texts:
         return len(self.sets)
 
     def joined(self, other: Self) -> Self:
-        """Both, a text that says the same with the same words once."""
+        """Both, one after the other."""
         return type(self)(np.concatenate([self.hashed, other.hashed]), [*self.sets, *other.sets])
 
 
