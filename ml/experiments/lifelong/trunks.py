@@ -15,18 +15,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from ml.base_version.recipe import Recipe, train_encoder
-from ml.data.augmentation import AugmentationConfig, augment
+from ml.data.augmentation import augment
 from ml.data.images import ImageSet
-from ml.data.sampling import SamplingConfig
 from ml.experiments.data import ClassChain
 from ml.experiments.ledger import RunRecord
 from ml.experiments.protocol import Options, PlannedRun
-from ml.experiments.twin_bottleneck.trunks import GREY_AUGMENTATION, MIRRORED, STEPS
-from ml.methods.compact_metric import Config
-from ml.models.config import CompactConfig, EncoderConfig
+from ml.experiments.twin_bottleneck.trunks import STEPS, trunk_recipe
 from ml.models.encoder import ImageEncoder
 from ml.models.export import encoder_from_weights, weights_of
-from ml.training.loop import FitConfig
 
 FEATURES_FILE, WEIGHTS_FILE = "features.safetensors", "weights.safetensors"
 TRUNK_SEED = 0
@@ -57,29 +53,9 @@ class Features:
 
 def recipe(chain: ClassChain, *, precision: str, smoke: bool, steps: int = STEPS) -> Recipe:
     """The trunk's training: the compact method, as in the twin-bottleneck experiment."""
-    _, channels, size, _ = chain.images.images.pixels.shape
     entries = int((chain.images.labels()[chain.gallery] < chain.ends[0]).sum())
-    classes = min(32, chain.ends[0])
     steps = 20 if smoke else steps
-    strides = (2, 2, 2, 1) if size >= 48 else (2, 2, 1, 1)
-    return Recipe(
-        seed=TRUNK_SEED,
-        stored_size=size,
-        method=Config(
-            encoder=EncoderConfig(
-                trunk=CompactConfig(channels=channels, widths=(48, 64, 96, 128), strides=strides),
-                input_size=size, mean=(0.5,) * channels, std=(0.25,) * channels,
-            ),
-            scale=16.0 if channels == 3 else 6.0,
-        ),
-        fit=FitConfig(
-            epochs=max(1, round(steps / max(1, entries // (classes * 4)))), warmup_epochs=1.0, precision=precision
-        ),
-        sampling=SamplingConfig(
-            classes_per_batch=classes, images_per_class=4, sizes=((1.0, size),), mirrored_packs=MIRRORED
-        ),
-        augmentation=AugmentationConfig() if channels == 3 else GREY_AUGMENTATION,
-    )  # fmt: skip
+    return trunk_recipe(chain.images, chain.ends[0], entries, precision=precision, steps=steps)
 
 
 def planned_trunk(chain: ClassChain, trunk: Recipe) -> PlannedRun:

@@ -19,7 +19,7 @@ from ml.base_version.recipe import Recipe, train_encoder
 from ml.data.augmentation import AugmentationConfig
 from ml.data.images import ImageSet
 from ml.data.sampling import SamplingConfig
-from ml.experiments.data import ClassSplit
+from ml.experiments.data import ClassSplit, Part
 from ml.experiments.ledger import RunRecord
 from ml.experiments.protocol import Options, PlannedRun
 from ml.methods.compact_metric import Config
@@ -79,10 +79,15 @@ def recipe(
     split: ClassSplit, condition: Condition, *, precision: str, smoke: bool, steps: int = STEPS
 ) -> Recipe:
     """The trunk's own training: the compact method at 64 pixels (digits: native), `budget` widths."""
-    _, channels, size, _ = split.images.images.pixels.shape
     labelled = int((condition.apply(split.train_labels, len(split.base)) >= 0).sum())
-    per_batch = min(32, len(split.base)) * 4
     steps = 20 if smoke else steps if condition.share == 1 else steps // 2
+    return trunk_recipe(split.images, len(split.base), labelled, precision=precision, steps=steps)
+
+
+def trunk_recipe(part: Part, classes: int, images: int, *, precision: str, steps: int) -> Recipe:
+    """The compact method on pictures like those of `part`: about `steps` batches over `images` of `classes`."""
+    _, channels, size, _ = part.images.pixels.shape
+    drawn = min(32, classes)
     strides = (2, 2, 2, 1) if size >= 48 else (2, 2, 1, 1)
     return Recipe(
         seed=TRUNK_SEED,
@@ -95,10 +100,10 @@ def recipe(
             scale=16.0 if channels == 3 else 6.0,
         ),
         fit=FitConfig(
-            epochs=max(1, round(steps / max(1, labelled // per_batch))), warmup_epochs=1.0, precision=precision
+            epochs=max(1, round(steps / max(1, images // (drawn * 4)))), warmup_epochs=1.0, precision=precision
         ),
         sampling=SamplingConfig(
-            classes_per_batch=min(32, len(split.base)), images_per_class=4,
+            classes_per_batch=drawn, images_per_class=4,
             sizes=((1.0, size),), mirrored_packs=MIRRORED,
         ),
         augmentation=AugmentationConfig() if channels == 3 else GREY_AUGMENTATION,

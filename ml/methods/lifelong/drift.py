@@ -17,9 +17,6 @@ Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Remedy = Literal["none", "partial", "full"]
 
-# Five planted shifts by four strengths of 214 validation photos of shelves (version 1.0's trunk, ridge heads): at 0.144
-# and more all but one of them cost over a point of mean average precision (lower bound), below it none did.
-PARTIAL_FROM = 0.144
 _REMEDIES: tuple[Remedy, ...] = ("none", "partial", "full")
 
 
@@ -88,10 +85,10 @@ class Limits:
     """From where on each remedy is due.
 
     partial_from, full_from: statistic of an alarm that has fired. lost_from: `LabelDrift.lost`. crowded_below:
-    `Crowding.smallest`. Only the first has a default, for only it was measured.
+    `Crowding.smallest`. None has a default: the planted-shift study is to measure them.
     """
 
-    partial_from: float = PARTIAL_FROM
+    partial_from: float
     full_from: float
     lost_from: float
     crowded_below: float
