@@ -128,6 +128,7 @@ def fit(
     config: FitConfig,
     *,
     checkpoint: Path | None = None,
+    subject: str = "",
     validate: Callable[[nn.Module], float] | None = None,
     on_epoch: Callable[[Progress], None] = lambda _progress: None,
     is_cancelled: Callable[[], bool] = lambda: False,
@@ -137,6 +138,7 @@ def fit(
     With `checkpoint`, state is saved there after each epoch, and a fit that finds it there goes on from it
     and ends with the same bytes as one that was never stopped. With `validate` (higher is better) the
     averaged encoder, in eval mode, is measured after every validate_every epochs; the best is returned.
+    `subject` names what is learned, for a checkpoint of something else to be refused.
     Raises FitCancelled between steps, ValueError when the checkpoint belongs to another config or patience
     has no validation to go by, FloatingPointError when the loss or a validation is not finite.
 
@@ -145,7 +147,7 @@ def fit(
     """
     if config.patience > 0 and validate is None:
         raise ValueError(f"patience is {config.patience}, but there is no validation to go by")
-    run = _Run(trainer, batches.steps_per_epoch, config, is_validated=validate is not None)
+    run = _Run(trainer, batches.steps_per_epoch, config, is_validated=validate is not None, subject=subject)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     while not run.is_finished:
@@ -189,9 +191,9 @@ class _Run:
     """Optimiser, average, best average so far, and position of one fit."""
 
     def __init__(
-        self, trainer: Trainer, steps_per_epoch: int, config: FitConfig, *, is_validated: bool
+        self, trainer: Trainer, steps_per_epoch: int, config: FitConfig, *, is_validated: bool, subject: str
     ) -> None:
-        self.trainer, self.config, self.is_validated = trainer, config, is_validated
+        self.trainer, self.config, self.is_validated, self.subject = trainer, config, is_validated, subject
         self.history: list[Logs] = []
         self.best: dict[str, Tensor] = {}  # state of the averaged encoder at best_epoch
         self.best_epoch: int | None = None
@@ -314,7 +316,7 @@ class _Run:
         with safe_open(path, framework="pt") as stored:
             note = json.loads(stored.metadata()["note"])
             # What a checkpoint of an earlier version does not name had today's default.
-            belongs_to = {"is_validated": False, **_DEFAULTS, **note["fit"]}
+            belongs_to = {"is_validated": False, "subject": "", **_DEFAULTS, **note["fit"]}
             if belongs_to != self._identity():
                 raise ValueError(f"checkpoint {path} belongs to {belongs_to}, this fit is {self._identity()}")
             groups: dict[str, dict[str, Tensor]] = {"module": {}, "average": {}, "best": {}, "optimiser": {}}
@@ -342,6 +344,7 @@ class _Run:
             **asdict(self.config),
             "steps_per_epoch": self.steps_per_epoch,
             "is_validated": self.is_validated,
+            "subject": self.subject,
         }
 
 

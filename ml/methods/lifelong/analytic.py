@@ -2,9 +2,10 @@
 
 Each item's target is its label set's codeword. Gram matrices of hidden activations add up, so an update equals one
 joint fit on everything ever learned, in any order, without replay and without a learning rate, when the base was
-fitted the same way; over a head trained by gradient it is the least change of outputs on stored items that makes
-room for the new ones (recursive least squares). Source: probes, section 1 (**), in a form of ours: the Gram matrix is
-all that is kept, since the layer itself holds what the targets were.
+fitted the same way and every label set comes whole in one increment (`rarity` counts an increment's items). Over a
+head trained by gradient it is the least change of outputs on stored items that makes room for the new ones (recursive
+least squares). Source: probes, section 1 (**), in a form of ours: the Gram matrix is all that is kept, since the
+layer itself holds what the targets were.
 """
 
 import copy

@@ -77,16 +77,19 @@ def first_codewords(
     seed: int,
     sweeps: int = 3,
 ) -> dict[LabelSet, Signs]:
-    """A codeword (c,) for each new label set with its number of items, from labels alone, one after another.
+    """A codeword (c,) for each label set with its number of new items: a stored one keeps its own, a new one gets
+    one from labels alone, one after another.
 
     Of CANDIDATES random words the one whose inner products with all words so far come nearest to what labels ask
     for, improved bit by bit. A cold start from random codes never recovers: targets are near zero then, the
     outputs too, and the code step keeps what it finds (method file, section 8).
     """
     rng = np.random.default_rng(seed)
-    known = stored.cleaned()
-    words: dict[LabelSet, Signs] = {}
+    known, given = stored.cleaned(), stored.codewords()
+    words = {labels: given[labels] for labels, _ in counts if labels in given}
     for labels, items in counts:
+        if labels in words:
+            continue
         drawn = rng.choice(np.array([-1, 1], np.int8), size=(CANDIDATES, stored.code_bits))
         word = drawn[0]
         if known.items:

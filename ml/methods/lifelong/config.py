@@ -79,6 +79,11 @@ class LifelongConfig:
                 f"sizes {(*counts, self.max_new, self.max_replay, self.code_samples, self.refit_items)} "
                 "must be at least 1"
             )
+        if self.gaussians > self.gaussians_from:
+            raise ValueError(
+                f"{self.gaussians} Gaussians of label sets from {self.gaussians_from} items on: "
+                "there must be an item for each"
+            )
         if min(self.rounds, self.final_epochs, self.sweeps, self.patience) < 0:
             raise ValueError("rounds, final_epochs, sweeps and patience must be >= 0")
         if self.epochs < 1 or not self.learning_rate > 0:

@@ -41,6 +41,11 @@ class LabelRegistry:
         fresh = {name: weight for name, weight in labels.items() if name not in set(self.names)}
         return LabelRegistry((*self.names, *fresh), (*self.weights, *fresh.values()))
 
+    def begins_with(self, other: "LabelRegistry") -> bool:
+        """Whether this one is `other` with labels behind it: names and weights alike."""
+        count = len(other)
+        return self.names[:count] == other.names and self.weights[:count] == other.weights
+
     def label_set(self, names: Iterable[str]) -> LabelSet:
         """The positions of `names`. Raises ValueError on a name that is not registered."""
         index = {name: position for position, name in enumerate(self.names)}

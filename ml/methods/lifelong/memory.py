@@ -4,7 +4,7 @@ Source: method file, section 6.4, and the probes: several Gaussians for large cl
 catalogue holds their items; drawing old and new alike lets the new classes win.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ Ids = NDArray[np.int64]
 OWN_SHRINK = 0.4  # of a component towards its label set's covariance
 POOLED_SHRINK = 0.7  # of a small label set towards the covariance within all sets
 MAX_CLUSTERED = 3_000  # items of a label set that k-means looks at
-_JITTER = 1e-4
+_JITTER = 1e-4  # of the mean variance within label sets, so that every covariance has a Cholesky factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,19 @@ class ClassMemory:
             noise = rng.standard_normal((len(rows), self.means.shape[1]), dtype=np.float32)
             features[rows] = self.means[gaussian] + noise @ factor.T
         return features, self.owner[picked]
+
+    def within(self, sets: Collection[LabelSet]) -> Self:
+        """What is kept of these label sets alone: those whose items are all gone are forgotten."""
+        known = np.array([labels in sets for labels in self.sets], np.bool_)
+        chosen = known[self.owner]
+        return type(self)(
+            sets=tuple(labels for labels in self.sets if labels in sets),
+            owner=(np.cumsum(known) - 1)[self.owner[chosen]],
+            counts=self.counts[chosen],
+            means=self.means[chosen],
+            covariances=self.covariances[chosen],
+            pooled=self.pooled,
+        )
 
     def joined(self, other: Self) -> Self:
         """Both memories, `pooled` being this one's; a label set known to both has the Gaussians of both."""
@@ -95,6 +108,14 @@ class FeatureBank:
         picked = rng.choice(len(self.owner), size=count, p=weights / weights.sum())
         return self.kept[picked], self.owner[picked]
 
+    def within(self, sets: Collection[LabelSet]) -> Self:
+        """As ClassMemory.within."""
+        known = np.array([labels in sets for labels in self.sets], np.bool_)
+        chosen = known[self.owner]
+        kept = tuple(labels for labels in self.sets if labels in sets)
+        owner = (np.cumsum(known) - 1)[self.owner[chosen]]
+        return type(self)(kept, owner, self.counts[known], self.kept[chosen])
+
     def joined(self, other: Self) -> Self:
         """Both banks."""
         sets = tuple(sorted({*self.sets, *other.sets}))
@@ -126,6 +147,7 @@ def fitted_gaussians(
     wide = features.astype(np.float64)
     if pooled is None:
         pooled = within_covariance(wide, members, len(names))
+    floor = _JITTER * (float(np.trace(pooled)) / len(pooled) or 1.0)
     owner, counts, means, covariances = [], [], [], []
     for position in range(len(names)):
         own = wide[members == position]
@@ -133,7 +155,7 @@ def fitted_gaussians(
             owner.append(position)
             counts.append(len(rows))
             means.append(rows.mean(axis=0))
-            covariances.append(covariance + _JITTER * np.eye(wide.shape[1]))
+            covariances.append(covariance + floor * np.eye(wide.shape[1]))
     return ClassMemory(
         sets=names, owner=np.array(owner, np.int64), counts=np.array(counts, np.int64),
         means=np.array(means, np.float32), covariances=np.array(covariances, np.float32),

@@ -59,14 +59,7 @@ class CodeStatistics:
         self._change(sets, codes, sign=1)
 
     def remove(self, sets: Sequence[LabelSet], codes: Signs) -> None:
-        """Take codes out again. Raises ValueError, and changes nothing, when more would go than there are."""
-        leaving: dict[LabelSet, int] = {}
-        for labels in sets:
-            leaving[labels] = leaving.get(labels, 0) + 1
-        for labels, count in leaving.items():
-            there = self.tallies[labels].items if labels in self.tallies else 0
-            if count > there:
-                raise ValueError(f"{count} codes to remove from label set {labels}, which holds {there}")
+        """Take codes out again. Raises ValueError, and changes nothing, when they were never counted so."""
         self._change(sets, codes, sign=-1)
 
     def move(self, codes: Signs, *, source: LabelSet, target: LabelSet) -> None:
@@ -132,28 +125,47 @@ class CodeStatistics:
             raise ValueError("a code holds a value that is neither -1 nor +1")
         positions = {labels: position for position, labels in enumerate(dict.fromkeys(sets))}
         members = np.array([positions[labels] for labels in sets], dtype=np.int64)
-        sums = np.zeros((len(positions), self.code_bits), np.int64)
+        sums, gram = np.zeros((len(positions), self.code_bits), np.int64), np.zeros_like(self.gram)
         for start in range(0, len(codes), _CHUNK):
             chunk = codes[start : start + _CHUNK]
             np.add.at(sums, members[start : start + _CHUNK], chunk)
             wide = chunk.astype(np.float64)  # exact: whole numbers far below 2**53
-            self.gram += sign * np.rint(wide.T @ wide).astype(np.int64)
+            gram += np.rint(wide.T @ wide).astype(np.int64)
         counts = np.bincount(members, minlength=len(positions))
-        for labels, position in positions.items():
-            self.tally(labels, Tally(sign * int(counts[position]), sign * sums[position]))
+        changes = {
+            labels: Tally(sign * int(counts[place]), sign * sums[place])
+            for labels, place in positions.items()
+        }
+        for labels, change in changes.items():
+            self._check(labels, change)
+        for labels, change in changes.items():
+            self.tally(labels, change)
+        self.gram += sign * gram
+
+    def _check(self, labels: LabelSet, change: Tally) -> None:
+        known = self._known(labels)
+        if known.items + change.items < 0:
+            raise ValueError(
+                f"{-change.items} codes to remove from label set {labels}, which holds {known.items}"
+            )
+        left = known.code_sum + change.code_sum
+        if (np.abs(left) > known.items + change.items).any():
+            raise ValueError(
+                f"label set {labels} would hold {known.items + change.items} codes that sum to {left}: "
+                "others than these were counted"
+            )
+
+    def _known(self, labels: LabelSet) -> Tally:
+        return self.tallies.get(labels, Tally(0, np.zeros(self.code_bits, np.int64)))
 
     def tally(self, labels: LabelSet, change: Tally) -> None:
         """Add to one label set, without the Gram matrix; one without items is forgotten."""
-        known = self.tallies.get(labels, Tally(0, np.zeros(self.code_bits, np.int64)))
-        items, code_sum = known.items + change.items, known.code_sum + change.code_sum
+        known = self._known(labels)
+        items = known.items + change.items
         if items:
-            self.tallies[labels] = Tally(items, code_sum)
-            return
-        self.tallies.pop(labels, None)
-        if code_sum.any():
-            raise ValueError(
-                f"label set {labels} is empty, yet its codes sum to {code_sum}: others were removed"
-            )
+            self.tallies[labels] = Tally(items, known.code_sum + change.code_sum)
+        else:
+            self.tallies.pop(labels, None)
 
 
 @dataclass(frozen=True, slots=True)

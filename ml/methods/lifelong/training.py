@@ -1,5 +1,6 @@
 """Trains the heads against codes that are fixed and codes that are being solved for, in turns."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,15 @@ class Subject:
         """Every label set that a sample of this training may carry, sorted."""
         said = self.texts.sets if self.texts is not None else []
         return sorted({*self.items.sets, *self.stored.tallies, *said})
+
+
+def centring_of(subject: Subject, config: LifelongConfig) -> Centring:
+    """Over stored and new items; the plain cosine when the config asks for it."""
+    if not config.is_centred:
+        return Centring()
+    stored = label_totals(subject.stored, subject.registry)
+    own = subject.registry.rows(subject.items.sets).sum(axis=0)
+    return Centring.of(own + stored.label_total, len(subject.items) + stored.items)
 
 
 class SampleStream:
@@ -111,7 +121,7 @@ class FixedCodeTrainer:
         self.rows = subject.registry.rows(self.sets)  # (U, L)
         self.own_sets = np.array([place[labels] for labels in subject.items.sets], np.int64)
         self.known = subject.stored.cleaned() if config.has_clean_targets else subject.stored
-        self.centring = self._centring()
+        self.centring = centring_of(subject, config)
         self.texts = None if subject.texts is None else _TextRows(subject.texts, place)
         self.parts = _Parts(heads, bridge, self._first_codes(heads, seed))
         self.parts.train()
@@ -162,7 +172,7 @@ class FixedCodeTrainer:
         return StepOutput(loss=loss, logs=logs)
 
     def validation(self, items: Items) -> Callable[[nn.Module], float]:
-        """Minus the pair loss of held-out items against stored and new codes; higher is better."""
+        """Minus the pair loss of held-out items against stored and new codes as these stand; higher is better."""
         place = {labels: position for position, labels in enumerate(self.sets)}
         rows = [row for row, labels in enumerate(items.sets) if labels in place]
         features = torch.from_numpy(items.features[rows])
@@ -188,18 +198,11 @@ class FixedCodeTrainer:
         loss = loss + config.own_code_weight * own_code_loss(outputs, own)
         return loss + config.balance_weight * mean_output_loss(outputs)
 
-    def _centring(self) -> Centring:
-        if not self.config.is_centred:
-            return Centring()
-        own = self.subject.registry.rows(self.subject.items.sets).sum(axis=0)
-        stored = label_totals(self.known, self.subject.registry)
-        return Centring.of(own + stored.label_total, len(self.subject.items) + stored.items)
-
     def _first_codes(self, heads: CrossModalHeads, seed: int) -> Signs:
         items = self.subject.items
         if not self.config.starts_from_labels:
             return signs_of_logits(outputs_of(heads.image, items.features))
-        counts = [(labels, list(items.sets).count(labels)) for labels in sorted(set(items.sets))]
+        counts = sorted(Counter(items.sets).items())
         held = self.known if self.config.holds_stored_codes else CodeStatistics(self.known.code_bits)
         words = first_codewords(held, self.subject.registry, counts, self.centring, seed=seed)
         return np.stack([words[labels] for labels in items.sets])
@@ -208,11 +211,12 @@ class FixedCodeTrainer:
         """Everything that is derived from the new codes."""
         config, subject = self.config, self.subject
         new = CodeStatistics.of(subject.items.sets, self.parts.codes.numpy())
-        every = self.known + new if config.holds_stored_codes else new
+        known = self.known if config.holds_stored_codes else CodeStatistics(self.known.code_bits)
+        every = known + new
         totals = label_totals(every, subject.registry)
         self.pairs: StoredPairs = stored_pairs(totals, subject.registry, self.sets, self.centring)
-        words = {**self.known.codewords(), **new.codewords()} | (self.known + new).codewords()
-        blank = np.zeros(every.code_bits, np.int8)
+        words = every.codewords()
+        blank = np.zeros(every.code_bits, np.int8)  # no item has this label set: there is no code of its own
         self.words = torch.from_numpy(np.stack([words.get(labels, blank) for labels in self.sets])).float()
         self.sample_codes = torch.cat([self.parts.codes.float(), self.words])
         if config.pair_loss == "likelihood":
@@ -293,7 +297,7 @@ class _TextRows:
 
 def fit_config(config: LifelongConfig, *, is_update: bool) -> FitConfig:
     """The loop's settings for a base stage or an update."""
-    slow = is_update and config.mode == "new_only"
+    slow = is_update and config.mode == "new_only" and config.holds_stored_codes
     return FitConfig(
         epochs=config.epochs,
         learning_rate=config.learning_rate * (NEW_ONLY_RATE if slow else 1.0),

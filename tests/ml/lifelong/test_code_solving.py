@@ -164,6 +164,14 @@ def test_a_codeword_that_is_added_keeps_away_from_all_that_are_stored() -> None:
     np.testing.assert_array_equal(stored.gram, before)
 
 
+def test_a_stored_label_set_keeps_its_codeword_when_more_items_of_it_come() -> None:
+    stored, known = words_of(9, 32)
+    registry = LabelRegistry(tuple(map(str, range(10))), (1.0,) * 10)
+    counts = [((3,), 5), ((9,), 20)]
+    words = first_codewords(stored, registry, counts, Centring.of(np.full(10, 20.0), 200), seed=3)
+    np.testing.assert_array_equal(words[(3,)], known[(3,)])
+
+
 def test_codewords_of_items_that_share_labels_are_nearer_than_those_of_items_that_share_none() -> None:
     registry = LabelRegistry(("bag", "shoe", "red", "blue"), (1.0,) * 4)
     sets: list[LabelSet] = [(0, 2), (0, 3), (1, 2), (1, 3)]

@@ -126,6 +126,13 @@ def test_the_balance_term_is_bounded_and_zero_when_every_bit_splits_the_batch() 
 
 
 def test_own_codes_and_partners_pull_by_the_mean_square_over_samples_and_bits() -> None:
-    left, right = torch.tensor([[1.0, 0.0], [0.5, -1.0]]), torch.tensor([[1.0, 1.0], [-0.5, -1.0]])
+    left, right = torch.tensor([[1.0, 0.0], [0.0, -1.0]]), torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
     assert float(own_code_loss(left, right)) == float(alignment_loss(left, right)) == 0.5
     assert float(alignment_loss(left[:0], right[:0])) == 0
+
+
+def test_a_sample_without_a_code_of_its_own_is_not_pulled_anywhere() -> None:
+    outputs = torch.tensor([[0.5, -0.5], [0.5, -0.5]], requires_grad=True)
+    own_code_loss(outputs, torch.tensor([[1.0, 1.0], [0.0, 0.0]])).backward()  # type: ignore[no-untyped-call]
+    assert outputs.grad is not None
+    assert outputs.grad.tolist() == [[-0.25, -0.75], [0.0, 0.0]]

@@ -92,6 +92,15 @@ def test_a_known_label_keeps_its_position_and_its_weight() -> None:
     assert REGISTRY.extended({}) == REGISTRY
 
 
+def test_a_registry_begins_with_another_when_names_and_weights_do() -> None:
+    grown = REGISTRY.extended({"hat": 1.0})
+    assert grown.begins_with(REGISTRY)
+    assert grown.begins_with(grown)
+    assert not REGISTRY.begins_with(grown)
+    heavier = LabelRegistry(grown.names, (9.0, *grown.weights[1:]))
+    assert not heavier.begins_with(REGISTRY)
+
+
 def test_an_item_without_labels_is_like_nothing_itself_included() -> None:
     rows = REGISTRY.rows([(), (0,)])
     np.testing.assert_array_equal(similarity(rows, rows), [[0, 0], [0, 1]])

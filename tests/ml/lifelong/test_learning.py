@@ -9,6 +9,7 @@ from ml.methods.lifelong.config import MODES, LifelongConfig, Mode
 from ml.methods.lifelong.heads import outputs_of, signs_of_logits
 from ml.methods.lifelong.labels import LabelRegistry
 from ml.methods.lifelong.lesson import Generation, Items, Texts
+from ml.methods.lifelong.memory import ClassMemory
 from ml.methods.lifelong.statistics import Signs
 from ml.methods.lifelong.update import generation_after, learn_base, learn_increment
 from tests.ml.lifelong.worlds import (
@@ -77,7 +78,8 @@ def test_new_data_alone_forgets_at_a_rate_at_which_remembered_features_do_not() 
     """The trap of section 6.4: fixed codes protect stored items, not the queries for them."""
     config = settings(code_bits=16, hidden=16, rounds=6, final_epochs=8, learning_rate=2e-2, refits=False)
     parent, stored = first_generation(config)
-    alone = replace(parent, memory=None)
+    assert isinstance(parent.memory, ClassMemory)
+    alone = replace(parent, memory=parent.memory.within(()))
     kept = [old_queries_after(parent, stored, config, seed=seed)[1] for seed in range(3)]
     forgot = [old_queries_after(alone, stored, config, seed=seed)[1] for seed in range(3)]
     assert min(kept) > 0.95

@@ -84,10 +84,14 @@ def test_more_codes_than_there_are_cannot_be_taken_out_and_nothing_changes() -> 
     assert bytes_of(found) == before
 
 
-def test_other_codes_than_were_added_cannot_empty_a_label_set() -> None:
+def test_other_codes_than_were_added_cannot_be_taken_out_and_nothing_changes() -> None:
     found = CodeStatistics.of([SETS[0]] * 2, np.ones((2, 16), np.int8))
-    with pytest.raises(ValueError, match="others were removed"):
+    before = bytes_of(found)
+    with pytest.raises(ValueError, match="others than these were counted"):
         found.remove([SETS[0]] * 2, -np.ones((2, 16), np.int8))
+    with pytest.raises(ValueError, match="others than these were counted"):
+        found.remove([SETS[0]], -np.ones((1, 16), np.int8))
+    assert bytes_of(found) == before
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Increments as a whole: what is stored stays, and nothing but the items and the seed decides what comes."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +191,55 @@ def test_a_registry_that_does_not_extend_the_parents_is_refused_and_the_parent_s
     parent, _ = first_generation(config)
     before, names = digests_of(parent), LABELS.names
     moved = LabelRegistry((names[1], names[0], *names[2:]), LABELS.weights)
-    for registry in (moved, LabelRegistry(names[:4], (1.0,) * 4)):
+    heavier = LabelRegistry(names, (2.0, *LABELS.weights[1:]))
+    for registry in (moved, heavier, LabelRegistry(names[:4], (1.0,) * 4)):
         with pytest.raises(ValueError, match="append-only"):
             learn_increment(parent, registry, photos([6], 5, seed=2), None, config, seed=3)
     assert digests_of(parent) == before
+
+
+@pytest.mark.parametrize(
+    ("made_by", "mode", "kept"),
+    [
+        ("exemplar", "feature_gaussian", "exemplars"),
+        ("feature_gaussian", "exemplar", "Gaussians"),
+        ("new_only", "feature_gaussian", "nothing of features"),
+        ("feature_gaussian", "analytic", "Gaussians"),
+        ("analytic", "exemplar", "a Gram matrix"),
+    ],
+)
+def test_a_mode_that_needs_what_its_parent_did_not_keep_is_refused(
+    made_by: Mode, mode: Mode, kept: str
+) -> None:
+    parent, _ = first_generation(settings(mode=made_by))
+    before = digests_of(parent)
+    with pytest.raises(ValueError, match=f"mode {mode} cannot follow this parent, which keeps {kept}:"):
+        learn_increment(parent, LABELS, photos([6], 5, seed=2), None, settings(mode=mode), seed=3)
+    assert digests_of(parent) == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_label_set_whose_items_are_all_gone_is_no_longer_remembered(mode: Mode) -> None:
+    config = settings(mode=mode)
+    parent, stored = first_generation(config, 5)
+    items, left = photos(OLD, 40, seed=1), CodeStatistics(parent.statistics.code_bits) + parent.statistics
+    gone = [row for row, labels in enumerate(items.sets) if labels == (2,)]
+    left.remove([(2,)] * len(gone), stored[gone])
+    lesson = learn_increment(
+        replace(parent, statistics=left), LABELS, photos(NEW, 20, seed=2), None, config, seed=3
+    )
+    assert np.isfinite([float(value.sum()) for value in lesson.heads.state_dict().values()]).all()
+
+
+def test_a_checkpoint_of_other_items_or_of_another_seed_is_refused(tmp_path: Path) -> None:
+    config, checkpoint = settings(), tmp_path / "increment"
+    parent, _ = first_generation(config, 5)
+    stopped_after(1, parent, config, checkpoint)
+    for items, seed in ((photos(NEW, 20, seed=8), 3), (noisy_items(), 4)):
+        with pytest.raises(ValueError, match="belongs to"):
+            learn_increment(
+                parent, LABELS, items, sayings(NEW, 5, seed=2), config, seed=seed, checkpoint=checkpoint
+            )
 
 
 def sizes_in(thing: object) -> Iterator[tuple[int, ...]]:
