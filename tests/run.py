@@ -1,4 +1,4 @@
-"""`make test`: the whole suite on SQLite, then the database tests again on a real PostgreSQL; one JUnit file.
+"""`make test`: the whole suite on SQLite, beside it the database tests on a real PostgreSQL; one JUnit file.
 
 Says first which real parts were found. A missing part's tests are skipped with that reason; with CI=true they
 fail.
@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from junitparser import JUnitXml
 
@@ -25,11 +27,24 @@ def found_parts() -> dict[str, bool]:
     return parts
 
 
-def run_pytest(name: str, *arguments: str) -> tuple[int, Path]:
-    report = ROOT / f"test-results-{name}.xml"
-    command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *arguments]
+def report_of(name: str) -> Path:
+    return ROOT / f"test-results-{name}.xml"
+
+
+def started(name: str, *arguments: str, output: IO[str] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pytest", f"--junitxml={report_of(name)}", *arguments]
     print(f"\n== {name}: {' '.join(command[1:])}", flush=True)
-    return subprocess.run(command, cwd=ROOT, check=False).returncode, report
+    return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, text=True)
+
+
+def run_both() -> dict[str, int]:
+    """Exit codes. Two runs on two cores; the one on PostgreSQL is shown when the other has ended."""
+    with tempfile.TemporaryFile("w+") as kept:
+        other = started("postgresql", "-m", "database and not fault", "-p", "tests.postgresql", output=kept)
+        codes = {"sqlite": started("sqlite", "-m", "not fault").wait(), "postgresql": other.wait()}
+        kept.seek(0)
+        print(f"\n== postgresql\n{kept.read()}", flush=True)
+    return codes
 
 
 def main() -> int:
@@ -40,11 +55,9 @@ def main() -> int:
     if absent and os.environ.get("CI") == "true":
         print(f"CI needs every real part; missing: {', '.join(absent)}")
         return 1
-    runs = [run_pytest("sqlite", "-m", "not fault")]
-    if parts["PostgreSQL"]:
-        runs.append(run_pytest("postgresql", "-m", "database and not fault", "-p", "tests.postgresql"))
+    codes = run_both() if parts["PostgreSQL"] else {"sqlite": started("sqlite", "-m", "not fault").wait()}
     merged = JUnitXml()
-    for _, report in runs:
+    for report in map(report_of, codes):
         if report.exists():
             merged += JUnitXml.fromfile(str(report))
             report.unlink()
@@ -54,7 +67,7 @@ def main() -> int:
     if absent:
         print(f"not run for want of a part: {', '.join(absent)}")
     print(f"{tests - failed - skipped} passed, {failed} failed, {skipped} skipped")
-    return max(code for code, _ in runs)
+    return max(codes.values())
 
 
 if __name__ == "__main__":
