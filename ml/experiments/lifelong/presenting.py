@@ -6,6 +6,8 @@ import numpy as np
 
 from ml.experiments.evidence import Evidence
 from ml.experiments.lifelong.arms import CLAIMED_SEEDS, SHIPPED, STORES
+from ml.experiments.lifelong.shift_presenting import SHIFT_COLUMNS, shift_plots, shift_tables
+from ml.experiments.lifelong.stored_presenting import stored_tables
 from ml.experiments.lifelong.timing import LENGTHS, MODES
 
 ABOUT = (
@@ -24,7 +26,7 @@ ABOUT = (
 COLUMNS = [
     "map_all", "map_old", "map_new", "base_map_before", "base_map_after", "words_map_all", "words_map_new",
     "to_words_map_all", "to_words_map_new", "training_seconds", "old_codes_changed", "distance_ratio", "bit_entropy",
-    "distinct_codes",
+    "distinct_codes", *SHIFT_COLUMNS, "lost", "loss",
 ]  # fmt: skip
 CLAIMED = ("grocery", "union", "fashion_mnist", "words")  # places that a whole run shows
 CURVES = (SHIPPED, "analytic", "full retraining", "no update", "new only", "exemplars")
@@ -56,11 +58,13 @@ def present(evidence: Evidence) -> dict[str, Any]:
         *_each_increment(evidence),
         {"title": "Points lost or won by changing one part", "rows": _changes(evidence)},
         {"title": "Seconds of one update", "rows": _seconds(evidence)},
+        *shift_tables(evidence),
+        *stored_tables(evidence),
         {"title": "How settings were chosen", "rows": CHOICES},
     ]
     settings = [setting for setting in _settings(evidence) if SHIPPED in _names(evidence, setting)]
     plots = [_over_increments(evidence, setting) for setting in settings if "increments" in setting]
-    plots += _validation_curves(evidence)
+    plots += [*_validation_curves(evidence), *shift_plots(evidence)]
     return {
         "title": "Lifelong cross-modal hashing (C6a to C6g)",
         "about": _what_is_missing(evidence) + ABOUT,

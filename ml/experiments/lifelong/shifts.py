@@ -1,29 +1,22 @@
-"""The planted shift: what another camera does to an alarm's statistic and to answers, and from where on each remedy
-is due. Knows neither how features are made nor how heads are trained: both are asked for as functions.
-"""
+"""The planted shift: what another camera does to photos, and how often an alarm sees it in a few of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.evaluation.intervals import Interval, paired_interval
 from ml.methods.lifelong.labels import LabelSet
-from ml.methods.lifelong.memory import ClassMemory
-from ml.methods.lifelong.shift_alarm import Alarm, Usual, own_residuals
+from ml.methods.lifelong.shift_alarm import Usual
 
 Pixels = NDArray[np.uint8]  # (N, C, S, S)
-Features = NDArray[np.float32]  # (N, F)
+Light = NDArray[np.float32]
 Values = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Kind = Literal["darker", "bluish", "blur", "grey", "noise"]
 
 KINDS: tuple[Kind, ...] = ("darker", "bluish", "blur", "grey", "noise")
-STRENGTHS = (0.0, 0.15, 0.3, 0.6, 1.0)
-BATCH_ITEMS, BATCHES = 32, 100  # small batches, to see how often an alarm fires
-LOSS_LIMIT = 0.01  # of mean average precision: what is worth a remedy
+BATCH_PHOTOS, BATCHES = 32, 100  # small batches, to see how often an alarm fires
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _COLOURED: tuple[Kind, ...] = ("bluish", "grey")
 _CHUNK = 512
@@ -55,7 +48,7 @@ def kinds_for(pixels: Pixels) -> tuple[Kind, ...]:
     return tuple(kind for kind in KINDS if pixels.shape[1] == 3 or kind not in _COLOURED)
 
 
-def _changed(light: Features, kind: Kind, strength: float, rng: np.random.Generator) -> Features:
+def _changed(light: Light, kind: Kind, strength: float, rng: np.random.Generator) -> Light:
     match kind:
         case "darker":
             found = light * (1 - 0.85 * strength)
@@ -72,7 +65,7 @@ def _changed(light: Features, kind: Kind, strength: float, rng: np.random.Genera
     return np.asarray(found, np.float32)
 
 
-def _blurred(light: Features, sigma: float) -> Features:
+def _blurred(light: Light, sigma: float) -> Light:
     """Gaussian of `sigma` pixels along both sides, edges repeated."""
     radius = int(np.ceil(3 * sigma))
     weights = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) / sigma))
@@ -85,147 +78,15 @@ def _blurred(light: Features, sigma: float) -> Features:
     return light
 
 
-class Queries(NamedTuple):
-    """Photos (Q, C, S, S), their label sets and the item (Q,) each shows; none of them may have set the alarm."""
-
-    pixels: Pixels
-    sets: Sequence[LabelSet]
-    items: Ids
-
-
-@dataclass(frozen=True, slots=True)
-class ShiftRow:
-    """One planted shift. alarm: on all photos; fire_rate: share of small batches of them on which it fires.
-
-    precision (Q,): average precision of each shifted query when nothing is done; loss: interval of what it loses to
-    the same queries as they are.
+def fire_rate(values: Values, sets: Sequence[LabelSet], items: Ids, usual: Usual) -> float:
+    """Share of BATCHES random batches of BATCH_PHOTOS photos on which the alarm fires: its power, or for photos as
+    they are its false alarms. values (N, K), label sets and items (N,). Raises ValueError for fewer photos.
     """
-
-    kind: Kind
-    strength: float
-    alarm: Alarm
-    fire_rate: float
-    precision: Values
-    loss: Interval
-
-    def as_row(self) -> dict[str, Any]:
-        """Plain values for a run's row."""
-        return {
-            "kind": self.kind,
-            "strength": self.strength,
-            "statistic": self.alarm.statistic,
-            "usual_high": self.alarm.high,
-            "has_fired": int(self.alarm.has_fired),
-            "fire_rate": self.fire_rate,
-            "map_no_action": float(np.nanmean(self.precision)),
-            "loss_no_action": self.loss.value,
-            "loss_no_action_low": self.loss.low,
-            "loss_no_action_high": self.loss.high,
-        }
-
-
-def shift_rows(
-    queries: Queries,
-    *,
-    encode: Callable[[Pixels], Features],
-    precision: Callable[[Features], Values],
-    memory: ClassMemory,
-    usual: Usual,
-    kinds: Sequence[Kind] = KINDS,
-    strengths: Sequence[float] = STRENGTHS,
-) -> list[ShiftRow]:
-    """A row for each kind and strength.
-
-    encode: pixels -> features. precision: features of all Q queries -> average precision (Q,) of their codes against
-    the stored ones, NaN where nothing is relevant. memory: of what was learned; usual: of held-out photos.
-    """
-    plain = precision(encode(queries.pixels))
-    rows = []
-    for kind in kinds:
-        for strength in strengths:
-            features = encode(shifted(queries.pixels, kind, strength))
-            residuals = own_residuals(features, queries.sets, memory)
-            found = precision(features)
-            rows.append(
-                ShiftRow(
-                    kind=kind,
-                    strength=strength,
-                    alarm=usual.alarm(residuals, queries.sets, queries.items),
-                    fire_rate=fire_rate(residuals, queries, usual),
-                    precision=found,
-                    loss=paired_interval(plain, found, queries.items, seed=0),
-                )
-            )
-    return rows
-
-
-def fire_rate(residuals: Values, queries: Queries, usual: Usual) -> float:
-    """Share of BATCHES random batches of BATCH_ITEMS items on which the alarm fires: its power, or for photos as they
-    are its false alarms. residuals (Q, F). Raises ValueError when queries show fewer items.
-    """
-    names = np.unique(queries.items)
-    if len(names) < BATCH_ITEMS:
-        raise ValueError(f"there are photos of {len(names)} items, a batch has {BATCH_ITEMS}")
+    if len(items) < BATCH_PHOTOS:
+        raise ValueError(f"there are {len(items)} photos, a batch has {BATCH_PHOTOS}")
     rng = np.random.default_rng(0)
     fired = 0
     for _ in range(BATCHES):
-        chosen = np.flatnonzero(np.isin(queries.items, rng.choice(names, BATCH_ITEMS, replace=False)))
-        sets = [queries.sets[row] for row in chosen.tolist()]
-        fired += usual.alarm(residuals[chosen], sets, queries.items[chosen]).has_fired
+        chosen = rng.choice(len(items), BATCH_PHOTOS, replace=False)
+        fired += usual.alarm(values[chosen], [sets[row] for row in chosen], items[chosen]).has_fired
     return fired / BATCHES
-
-
-class Remedied(NamedTuple):
-    """What a shift of this statistic costs in mean average precision: with no action (and the lower bound of its
-    interval), after refitting the heads, after a new trunk.
-    """
-
-    statistic: float
-    loss: float
-    loss_low: float
-    partial_loss: float
-    full_loss: float
-
-
-class Cut(NamedTuple):
-    """A threshold: statistic >= `value` calls for the remedy. None: no row called for it. wrong: rows of `rows` that
-    it judges otherwise than their own losses do.
-    """
-
-    value: float | None
-    wrong: int
-    rows: int
-
-
-class Cuts(NamedTuple):
-    """partial: no action loses more than LOSS_LIMIT, by its lower bound. full: the partial remedy gives back less
-    than half of what the full one does, and the difference is more than LOSS_LIMIT.
-    """
-
-    partial: Cut
-    full: Cut
-
-
-def cuts(rows: Sequence[Remedied]) -> Cuts:
-    """Where statistics part the shifts that call for a remedy from those that do not."""
-    statistics = np.array([row.statistic for row in rows])
-    costs = np.array([row.loss_low > LOSS_LIMIT for row in rows], np.bool_)
-    needs_trunk = np.array(
-        [
-            row.loss - row.partial_loss < (row.loss - row.full_loss) / 2
-            and row.partial_loss - row.full_loss > LOSS_LIMIT
-            for row in rows
-        ],
-        np.bool_,
-    )
-    return Cuts(_cut(statistics, costs), _cut(statistics, needs_trunk & costs))
-
-
-def _cut(statistics: Values, calls: NDArray[np.bool_]) -> Cut:
-    """The threshold with the fewest wrong rows, the smallest of equally good ones."""
-    if not calls.any():
-        return Cut(None, 0, len(calls))
-    candidates = np.unique(statistics[calls])
-    wrong = [int(((statistics >= candidate) != calls).sum()) for candidate in candidates]
-    best = int(np.argmin(wrong))
-    return Cut(float(candidates[best]), wrong[best], len(calls))

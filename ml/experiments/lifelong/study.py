@@ -26,6 +26,8 @@ from ml.experiments.lifelong.bases import Place
 from ml.experiments.lifelong.curriculum import LabelScheme
 from ml.experiments.lifelong.growth import planned_growth
 from ml.experiments.lifelong.runs import Task, measure
+from ml.experiments.lifelong.shift_runs import planned_shifts
+from ml.experiments.lifelong.stored_drift import planned_stored_drift
 from ml.experiments.lifelong.timing import planned_timing
 from ml.experiments.lifelong.trunks import features_of, planned_features, planned_trunk, recipe
 from ml.experiments.lifelong.words_runs import planned_words
@@ -37,6 +39,7 @@ BASE_CLASSES = 49  # of grocery
 QUERIES_PER_CLASS = 200  # of digits
 FEW_STEPS, MANY_STEPS = 4, 10
 UNION_STEPS = 5
+UNION_SHIFTS = (0.3, 0.6)  # strengths of planted shifts
 VIEWS = 5  # augmented ones of each entry, where an update's time is measured
 SMOKE_IMAGES, SMOKE_CLASSES, SMOKE_SEEDS = 12, 10, 1
 
@@ -89,7 +92,7 @@ def _smoke_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
     chain = class_chain(dataset, steps=2)
     stand = _Stand.of(chain, f"{dataset.name}, 2 increments", options)
     arms = [_shortened(arm) for arm in (*main_arms(SMOKE_SEEDS), *described_arms())]
-    return [*stand.made, *stand.runs(arms, staged=True)]
+    return [*stand.made, *stand.runs(arms, staged=True), *planned_shifts(stand.place, options)]
 
 
 def _alone_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
@@ -97,7 +100,8 @@ def _alone_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
     chain = class_chain(dataset, steps=FEW_STEPS, base=BASE_CLASSES)
     stand = _Stand.of(chain, f"{ALONE}, {FEW_STEPS} increments", options)
     planned = [*stand.made, *stand.runs(main_arms(CLAIMED_SEEDS), staged=True), *stand.runs(described_arms())]
-    return [*planned, *stand.runs(ablations(), stores=("encoded",))]
+    drift = [*planned_shifts(stand.place, options), *planned_stored_drift(stand.place, options)]
+    return [*planned, *drift, *stand.runs(ablations(), stores=("encoded",))]
 
 
 def _many_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
@@ -113,7 +117,8 @@ def _union_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
     stand = _Stand.of(chain, f"{UNION}, {UNION_STEPS} increments", options)
     planned = [*stand.made, *stand.runs(_at_the_end(main_arms(CLAIMED_SEEDS)), staged=True)]
     rivals = [arm for arm in described_arms() if arm.name in {"no update", "new only", "exemplars"}]
-    return [*planned, *stand.runs(rivals), *planned_words(stand.place, options)]
+    shifts = planned_shifts(stand.place, options, strengths=UNION_SHIFTS, seeds=1, has_trunks=False)
+    return [*planned, *stand.runs(rivals), *shifts, *planned_words(stand.place, options)]
 
 
 def _digit_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
