@@ -85,7 +85,9 @@ class Limits:
     """From where on each remedy is due.
 
     partial_from, full_from: statistic of an alarm that has fired. lost_from: `LabelDrift.lost`. crowded_below:
-    `Crowding.smallest`. None has a default: the planted-shift study is to measure them.
+    `Crowding.smallest`. None has a default; the lifelong experiment measures the first three (its tables "When a remedy
+    is due" and "From where on moved labels call for new codes"). No value of `crowded_below` was found: down to codes
+    of 8 bits, whose nearest codewords are one, new codes of the same length answered no better.
     """
 
     partial_from: float
@@ -96,8 +98,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Retrain:
-    """partial: refit the heads on the features of all photos, a new M.m whose codes replace none. full: a new trunk
-    and new codes, a new M. reasons: one sentence for each thing measured, those that ask for nothing included.
+    """partial: refit the heads by an increment that learns the new photos as items of known categories, a new M.m whose
+    codes replace none. full: a new trunk and new codes, a new M. reasons: one sentence for each thing measured, those that ask for nothing included.
     """
 
     value: Remedy
