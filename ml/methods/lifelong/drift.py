@@ -99,7 +99,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Retrain:
     """partial: refit the heads by an increment that learns the new photos as items of known categories, a new M.m whose
-    codes replace none. full: a new trunk and new codes, a new M. reasons: one sentence for each thing measured, those that ask for nothing included.
+    codes replace none. full: a new trunk and new codes, a new M. reasons: one sentence for each thing measured, those
+    that ask for nothing included.
     """
 
     value: Remedy
