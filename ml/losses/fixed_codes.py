@@ -50,7 +50,7 @@ def pair_likelihood_loss(outputs: Tensor, words: Tensor, shares: Tensor, similar
 def own_code_loss(outputs: Tensor, codes: Tensor) -> Tensor:
     """Mean of (f - b)^2 over samples and bits: (B, c) outputs, (B, c) each sample's own code.
 
-    A bit of 0 is none: a sample without a code of its own, a tag's name alone, is not pulled anywhere.
+    A bit of 0 is none: a sample without a code of its own, words that no item carries together, is not pulled.
     """
     return ((outputs - codes).square() * codes.abs()).mean()
 

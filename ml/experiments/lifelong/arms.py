@@ -11,12 +11,13 @@ CLAIMED_SEEDS = 10  # tier A, of the arms that claims name
 DESCRIBED_SEEDS = 3
 ABLATION_SEEDS = 1
 WORDS = 2048  # buckets of hashed texts
+UNBOUNDED = 1e6  # replayed features to a new one: as many as there are
 
 Kind = Literal["update", "retrain", "frozen"]
 Store = Literal["solved", "encoded"]
 STORES: dict[Store, str] = {"solved": "codes solved with labels", "encoded": "codes from the network"}
 
-BASE = LifelongConfig(rounds=8, batch=64, learning_rate=4e-3)  # first generations, and full retraining
+BASE = LifelongConfig(rounds=8, learning_rate=4e-3)  # first generations, and full retraining
 UPDATE = LifelongConfig()
 SHIPPED = "gaussians"  # the arm that claims are asked of
 
@@ -61,9 +62,9 @@ def _dihn() -> LifelongConfig:
     mu = 50 are divided by n * c there, so next to nothing is left of them; its linear balance term is mended.
     """
     return replace(
-        UPDATE, mode="exemplar", exemplars=None, has_clean_targets=False, refits=False, own_code_weight=6e-4,
-        balance_weight=1e-4, alignment_weight=0.0, starts_from_labels=False, rounds=BASE.rounds,
-        learning_rate=BASE.learning_rate,
+        UPDATE, mode="exemplar", exemplars=None, replay_share=UNBOUNDED, has_clean_targets=False,
+        own_code_weight=6e-4, balance_weight=1e-4, alignment_weight=0.0, starts_from_labels=False,
+        rounds=BASE.rounds, learning_rate=BASE.learning_rate,
     )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def ablations() -> Iterator[Arm]:
         "no alignment": {"alignment_weight": 0.0},
         "noisy targets": {"has_clean_targets": False},
         "replay one to one": {"replay_share": 1.0},
+        "all of the old replayed": {"replay_share": UNBOUNDED},
         "five Gaussians from 20 items": {"gaussians_from": 20},
         "codes start as signs": {"starts_from_labels": False},
         "no code step": {"sweeps": 0},

@@ -4,7 +4,7 @@ Codes are made up, for no photo is needed: 200 label sets, a codeword each, 5 % 
 item. What is timed is the training step of the very loop that updates use, in seconds of the processor, for those
 of the clock would be a busy neighbour's too. Three things beside it grow with the number of stored codes and stand
 apart: counting their statistics anew, the digest of all, and the gate's scan. An epoch does not grow, as
-`max_replay` bounds the old items it draws: without that, its steps and its memory would. Texts here are phrases of
+`replay_share` bounds the old items it draws: without that, its steps and its memory would. Texts here are phrases of
 labels, as many as there are labels; a catalogue that also trains on a text of each item keeps as many as items.
 """
 
@@ -265,7 +265,7 @@ def print_memory(task: str) -> None:
     statistics = CodeStatistics.from_arrays(load_file(task))
     generation = generation_of(statistics, config, seed=seed)
     subject = subject_of(generation, seed=seed)
-    _step_seconds(subject, replace(config, max_replay=1), seed=seed)
+    _step_seconds(subject, replace(config, replay_share=1e-3), seed=seed)
     before = _megabytes("VmRSS")
     started = time.process_time()
     learn_increment(generation, subject.registry, subject.items, None, config, seed=seed)

@@ -79,10 +79,8 @@ def _at_the_end(
             texts = exam.asking_words(codes[-1], ends[-1])
             found |= exam.by_kind(texts, "to_words_map", old=ends[0], known=ends[-1])
     found["base_map_before"] = exam.photos_only(exam.asked(codes[0], base, known=ends[0]))
-    if task.arm.kind != "retrain":
-        kept = exam.asked(codes[-1], last, known=ends[0], entries=len(base.rows))
-        found["base_map_after"] = exam.photos_only(kept)
-    return found
+    kept = exam.asked(codes[-1], last, known=ends[0], entries=len(base.rows))
+    return found | {"base_map_after": exam.photos_only(kept)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,17 +28,16 @@ class LifelongConfig:
     exemplars: int | None = 20  # features kept per label set; None keeps all
     gaussians: int = 5  # per label set of at least `gaussians_from` items, else one
     gaussians_from: int = 200
-    replay_share: float | None = None  # old samples per new one; None: as in the catalogue, n_old / n_new
+    # Old samples per new one: as in the catalogue, n_old / n_new, but this at most. What is drawn of the old, and with
+    # it an update's steps, follows what is new, so that many small increments move the heads little.
+    replay_share: float = 8.0
     # Schedule.
-    rounds: int = 3  # of `round_epochs` epochs and a code step each; >= 0
+    rounds: int = 6  # of `round_epochs` epochs and a code step each; >= 0
     round_epochs: int = 2
     final_epochs: int = 3  # the codes rest, the heads catch up
-    batch: int = 128
+    batch: int = 64
     text_batch: int = 64
     max_new: int = 2_500  # new items an epoch of an update looks at
-    max_replay: int = (
-        6_000  # remembered features an epoch draws: an update's time has a bound, whatever is stored
-    )
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     ema_decay: float = 0.95
@@ -50,9 +49,9 @@ class LifelongConfig:
     code_samples: int = 2_000
     sweeps: int = 3  # 0 leaves new codes where they started
     alpha: float = 0.1
-    # The last layer, solved anew after training by gradient; in mode `analytic` nothing else moves.
+    # The image head's last layer, solved anew after a base stage; in mode `analytic` an update moves nothing else.
     refits: bool = True
-    refit_items: int = 8_000  # new items at most that it looks at, and remembered features
+    refit_items: int = 8_000  # items at most that it looks at
     ridge: float = 3.0  # > 0
     rarity_exponent: float = (
         0.5  # an item of a label set of n items counts (30 / n) ** this: 0 = all items alike
@@ -74,10 +73,9 @@ class LifelongConfig:
             self.text_batch,
             self.gaussians,
         )
-        if min(counts) < 1 or min(self.max_new, self.max_replay, self.code_samples, self.refit_items) < 1:
+        if min(*counts, self.max_new, self.code_samples, self.refit_items) < 1:
             raise ValueError(
-                f"sizes {(*counts, self.max_new, self.max_replay, self.code_samples, self.refit_items)} "
-                "must be at least 1"
+                f"sizes {(*counts, self.max_new, self.code_samples, self.refit_items)} must be at least 1"
             )
         if self.gaussians > self.gaussians_from:
             raise ValueError(
@@ -92,8 +90,8 @@ class LifelongConfig:
             )
         if self.exemplars is not None and self.exemplars < 1:
             raise ValueError(f"exemplars is {self.exemplars}, it must be at least 1, or None for all")
-        if self.replay_share is not None and not self.replay_share > 0:
-            raise ValueError(f"replay_share is {self.replay_share}, it must be above 0, or None")
+        if not self.replay_share > 0:
+            raise ValueError(f"replay_share is {self.replay_share}, it must be above 0")
 
     @property
     def epochs(self) -> int:

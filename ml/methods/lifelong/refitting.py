@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.methods.lifelong.analytic import (
-    REFERENCE,
     Floats,
     RidgeLayer,
     hidden_of,
@@ -22,8 +21,8 @@ from ml.methods.lifelong.config import LifelongConfig
 from ml.methods.lifelong.heads import CrossModalHeads, outputs_of, signs_of_logits
 from ml.methods.lifelong.labels import LabelSet
 from ml.methods.lifelong.lesson import Generation, Items, Lesson, Texts
-from ml.methods.lifelong.statistics import CodeStatistics, Signs, label_totals
-from ml.methods.lifelong.targets import code_targets
+from ml.methods.lifelong.statistics import CodeStatistics, Signs
+from ml.methods.lifelong.text_targets import spoken_codes
 from ml.methods.lifelong.training import Subject, centring_of
 from ml.models.encoder import CodeHead
 
@@ -54,32 +53,15 @@ def _gram(
 
 
 def refitted(
-    heads: CrossModalHeads, subject: Subject, codes: Signs, config: LifelongConfig, *, seed: int
+    heads: CrossModalHeads, items: Items, codes: Signs, config: LifelongConfig, *, seed: int
 ) -> CrossModalHeads:
-    """Both last layers fitted anew to codewords: of the new items, of remembered features, and of every text."""
-    new = CodeStatistics.of(subject.items.sets, codes)
-    every = subject.stored + new
-    words = new.codewords() | subject.stored.codewords()
-    rng = np.random.default_rng([seed, subject.stored.items])
-    rows = np.sort(rng.permutation(len(codes))[: config.refit_items])
-    items = subject.items.picked(rows)
-    features, sets = items.features, list(items.sets)
-    counts = rarity(subject.items.sets, config.rarity_exponent)[rows] * (len(codes) / len(rows))
-    if subject.memory is not None:
-        count = min(subject.stored.items, config.refit_items)
-        drawn, owner = subject.memory.draw(count, rng)
-        owners = [subject.memory.sets[own] for own in owner]
-        sizes = np.array([subject.stored.tallies[labels].items for labels in owners])
-        shares = (REFERENCE / sizes) ** config.rarity_exponent * subject.stored.items / count
-        features, sets = np.concatenate([features, drawn]), [*sets, *owners]
-        counts = np.concatenate([counts, shares])
-    fitted, wanted = copy.deepcopy(heads), np.stack([words[labels] for labels in sets]).astype(np.float64)
-    fitted.image = _refit(heads.image, None, features, wanted, counts, config)
-    if subject.texts is not None and heads.text is not None and fitted.text is not None:
-        targets = _text_targets(subject.texts, every, subject, config)
-        counts = rarity(subject.texts.sets, config.rarity_exponent)
-        head = heads.text.code_head
-        fitted.text.code_head = _refit(head, None, subject.texts.hashed, targets, counts, config)
+    """A base stage's image head with its last layer fitted anew to its items' codewords; the words stay."""
+    words = CodeStatistics.of(items.sets, codes).codewords()
+    rows = np.sort(np.random.default_rng(seed).permutation(len(codes))[: config.refit_items])
+    counts = rarity(items.sets, config.rarity_exponent)[rows] * (len(codes) / len(rows))
+    wanted = np.stack([words[items.sets[row]] for row in rows]).astype(np.float64)
+    fitted = copy.deepcopy(heads)
+    fitted.image = _refit(heads.image, None, items.features[rows], wanted, counts, config)
     return fitted
 
 
@@ -109,7 +91,7 @@ def _fitted(
     heads.image = _refit(heads.image, parent.image_gram, items.features, wanted, counts, config)
     if fresh is not None and heads.text is not None:
         every = parent.statistics + CodeStatistics.of(items.sets, codes)
-        targets = _text_targets(fresh, every, subject, config)
+        targets = spoken_codes(every, fresh.sets).astype(np.float64)
         counts = rarity(fresh.sets, config.rarity_exponent)
         head = heads.text.code_head
         heads.text.code_head = _refit(head, parent.text_gram, fresh.hashed, targets, counts, config)
@@ -128,16 +110,3 @@ def _refit(  # noqa: PLR0917 -- one linear system, in the order of its parts
     layer = RidgeLayer.unfitted(weights) if gram is None else RidgeLayer(weights, gram)
     fitted = layer.fitted(hidden_of(head, inputs), targets, counts, ridge=config.ridge)
     return with_last_layer(head, fitted.weights)
-
-
-def _text_targets(texts: Texts, every: CodeStatistics, subject: Subject, config: LifelongConfig) -> Floats:
-    """(M, c): the codeword of a text's label set, or, for a part of one, the bits its labels ask for."""
-    words, centring = every.codewords(), centring_of(subject, config)
-    totals = label_totals(every, subject.registry)
-    wanted = code_targets(totals, subject.registry.rows(list(texts.sets)), centring)
-    return np.stack(
-        [
-            words[labels].astype(np.float64) if labels in words else np.where(target >= 0, 1.0, -1.0)
-            for labels, target in zip(texts.sets, wanted, strict=True)
-        ]
-    )

@@ -25,6 +25,7 @@ from ml.methods.lifelong.labels import Centring, LabelRegistry, LabelSet, simila
 from ml.methods.lifelong.lesson import Items, Memory, Texts
 from ml.methods.lifelong.statistics import CodeStatistics, Signs, label_totals
 from ml.methods.lifelong.targets import stored_pairs
+from ml.methods.lifelong.text_targets import spoken_codes
 from ml.training.loop import FitConfig, StepOutput
 
 _TEXT_SEED = 7_919
@@ -69,9 +70,8 @@ class SampleStream:
         self.place = {labels: position for position, labels in enumerate(sets)}
         count = len(subject.items)
         self.new = min(count, config.max_new) if subject.stored.items else count
-        share = config.replay_share or subject.stored.items / count
-        wanted = min(round(self.new * share), config.max_replay)
-        self.old = wanted if subject.memory is not None else 0
+        share = min(config.replay_share, subject.stored.items / count)
+        self.old = round(self.new * share) if subject.memory is not None else 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -215,9 +215,7 @@ class FixedCodeTrainer:
         every = known + new
         totals = label_totals(every, subject.registry)
         self.pairs: StoredPairs = stored_pairs(totals, subject.registry, self.sets, self.centring)
-        words = every.codewords()
-        blank = np.zeros(every.code_bits, np.int8)  # no item has this label set: there is no code of its own
-        self.words = torch.from_numpy(np.stack([words.get(labels, blank) for labels in self.sets])).float()
+        self.words = torch.from_numpy(spoken_codes(every, self.sets)).float()
         self.sample_codes = torch.cat([self.parts.codes.float(), self.words])
         if config.pair_loss == "likelihood":
             used = [row for row, labels in enumerate(self.sets) if labels in every.tallies]

@@ -152,8 +152,8 @@ def _trained(
         is_cancelled=is_cancelled,
     )
     learned, ended = cast("CrossModalHeads", result.encoder), time.monotonic()
-    if config.refits and config.holds_stored_codes and not (is_update and subject.memory is None):
-        learned = refitted(learned, subject, trainer.codes, config, seed=seed)
+    if config.refits and not is_update:
+        learned = refitted(learned, subject.items, trainer.codes, config, seed=seed)
     refitting = time.monotonic() - ended
     encoded = signs_of_logits(outputs_of(learned.image, subject.items.features))
     return Lesson(

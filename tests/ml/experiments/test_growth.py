@@ -51,11 +51,11 @@ def test_a_generation_keeps_as_many_bytes_of_many_codes_as_of_few() -> None:
 
 
 def test_a_run_measures_each_size_of_a_catalogue_and_trains_as_many_steps_at_all() -> None:
-    config = replace(UPDATE, max_replay=SMALL // 2, refit_items=100, rounds=1, final_epochs=0)
+    config = replace(UPDATE, refit_items=100, rounds=1, final_epochs=0)
     record = measured_growth({"10k": SMALL, "1m": LARGE}, 1, config, 3, Path("unused"))
     values = record.values
     assert (record.name, record.setting, record.seed) == ("growth", "growth", 3)
-    assert values["epoch_steps_10k"] == values["epoch_steps_1m"] == (NEW_ITEMS + SMALL // 2) // config.batch
+    assert values["epoch_steps_10k"] == values["epoch_steps_1m"] == 9 * NEW_ITEMS // config.batch
     assert values["kept_bytes_10k"] == values["kept_bytes_1m"]
     for name in (
         "step_ms",
