@@ -5,7 +5,7 @@ Feature extraction is done, and timed, once and apart: an increment begins where
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from ml.base_version.recipe import Recipe, train_encoder
+from ml.base_version.recipe import Recipe, pixel_statistics, train_encoder
 from ml.data.augmentation import augment
 from ml.data.images import ImageSet
 from ml.experiments.data import ClassChain
 from ml.experiments.ledger import RunRecord
 from ml.experiments.protocol import Options, PlannedRun
 from ml.experiments.twin_bottleneck.trunks import STEPS, trunk_recipe
+from ml.models.config import EncoderConfig
 from ml.models.encoder import ImageEncoder
 from ml.models.export import encoder_from_weights, weights_of
 
@@ -78,11 +79,14 @@ def planned_features(
     chain: ClassChain, title: str, trunk: PlannedRun, made_by: Recipe, options: Options, *, views: int = 0
 ) -> PlannedRun:
     """The run whose file holds what the trunk says of every image of the chain. title: of the chain."""
-    identity: dict[str, Any] = {"trunk": dict(trunk.identity), "data": chain.fingerprint, "views": views}
+    identity: dict[str, Any] = {
+        "trunk": dict(trunk.identity), "encoder": asdict(_encoder_config(chain, made_by)),
+        "data": chain.fingerprint, "views": views,
+    }  # fmt: skip
     setting = f"{title}/features"
 
     def work(_checkpoint: Path) -> RunRecord:
-        encoder = _encoder(trunk, made_by, options)
+        encoder = _encoder(chain, trunk, made_by, options)
         started = time.monotonic()
         vectors, embeddings = _applied(encoder, chain.images.images.pixels)
         seconds = time.monotonic() - started
@@ -110,13 +114,20 @@ def features_of(
     mean, scale = base.mean(axis=0), base.std(axis=0) + np.float32(1e-6)
     return Features(
         chain=chain, vectors=(found["vectors"] - mean) / scale, embeddings=found["embeddings"],
-        views=(found["views"] - mean) / scale, mean=mean, scale=scale, encoder=_encoder(trunk, made_by, options),
+        views=(found["views"] - mean) / scale, mean=mean, scale=scale, encoder=_encoder(chain, trunk, made_by, options),
     )  # fmt: skip
 
 
-def _encoder(trunk: PlannedRun, made_by: Recipe, options: Options) -> ImageEncoder:
+def _encoder(chain: ClassChain, trunk: PlannedRun, made_by: Recipe, options: Options) -> ImageEncoder:
+    """The trained trunk."""
     record = options.ledger.run(trunk.full_identity("lifelong", smoke=options.smoke), trunk.work)
-    return encoder_from_weights(made_by.method.encoder, load(record.files[WEIGHTS_FILE]))
+    return encoder_from_weights(_encoder_config(chain, made_by), load(record.files[WEIGHTS_FILE]))
+
+
+def _encoder_config(chain: ClassChain, trunk: Recipe) -> EncoderConfig:
+    """Pixels are standardised as in training, by what the training images are; weights do not hold that."""
+    mean, deviation = pixel_statistics(base_images(chain))
+    return replace(trunk.method.encoder, mean=mean, std=deviation)
 
 
 def base_images(chain: ClassChain) -> ImageSet:
