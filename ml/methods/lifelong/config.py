@@ -30,7 +30,7 @@ class LifelongConfig:
     gaussians_from: int = 200
     # Old samples per new one: as in the catalogue, n_old / n_new, but this at most. What is drawn of the old, and with
     # it an update's steps, follows what is new, so that many small increments move the heads little.
-    replay_share: float = 8.0
+    replay_share: float = 12.0
     # Schedule.
     rounds: int = 6  # of `round_epochs` epochs and a code step each; >= 0
     round_epochs: int = 2
