@@ -191,6 +191,15 @@ def test_noise_of_photos_is_not_counted_again_as_a_difference_of_label_sets() ->
     assert high == pytest.approx((2 / 600 * (13.277 / 4 - 1)) ** 0.5, rel=0.12)
 
 
+def test_a_held_out_photo_that_is_far_off_everything_does_not_break_the_alarm() -> None:
+    values = np.random.default_rng(0).normal(size=(1_000, 1))
+    values[0] = 1e4
+    sets: list[LabelSet] = [(0,)] * 1_000
+    found = usual(values, sets, np.arange(1_000)).alarm(values[1:2], sets[1:2], np.arange(1))
+    assert found.high >= 0
+    assert isinstance(found.has_fired, bool)
+
+
 def test_an_alarm_is_not_set_from_a_handful_of_items(world: World) -> None:
     photos = world.photos(LEAST_ITEMS - 1, only=0)
     with pytest.raises(ValueError, match="held-out photos show 9 items, an alarm needs at least 10"):

@@ -13,7 +13,7 @@ instead of a sign of a sum, so no code holds zeros; (6) the sign of 0 keeps the 
 test queries; (8) old images are not replayed: Gaussians of their features stand for them, or, by name, exemplars.
 
 Ours: centred similarity, losses divided by code length, statistics instead of stored codes, codes of new label sets
-started from labels and solved against stored ones too, what is replayed bounded by what is new, and the image head's
-last layer fitted anew by ridge regression after a base stage (`refits`), which alone is what an update in mode
-`analytic` does.
+started from labels and solved against stored ones too, what is replayed bounded by what is new, words taught the
+majority code of the items that carry them, the image head's last layer fitted anew by ridge regression after a base
+stage (`refits`), and mode `analytic`, in which an update does that and nothing else.
 """

@@ -28,8 +28,8 @@ class LifelongConfig:
     exemplars: int | None = 20  # features kept per label set; None keeps all
     gaussians: int = 5  # per label set of at least `gaussians_from` items, else one
     gaussians_from: int = 200
-    # Old samples per new one: as in the catalogue, n_old / n_new, but this at most. What is drawn of the old, and with
-    # it an update's steps, follows what is new, so that many small increments move the heads little.
+    # Old samples per new one: as in the catalogue, n_old / n_new, but this at most. So an update's steps follow what
+    # is new: many small increments move the heads little, and the few new items weigh more than they do there.
     replay_share: float = 12.0
     # Schedule.
     rounds: int = 6  # of `round_epochs` epochs and a code step each; >= 0
@@ -49,7 +49,8 @@ class LifelongConfig:
     code_samples: int = 2_000
     sweeps: int = 3  # 0 leaves new codes where they started
     alpha: float = 0.1
-    # The image head's last layer, solved anew after a base stage; in mode `analytic` an update moves nothing else.
+    # The image head's last layer, solved anew after a base stage. (Mode `analytic` solves both last layers, and moves
+    # nothing else.)
     refits: bool = True
     refit_items: int = 8_000  # items at most that it looks at
     ridge: float = 3.0  # > 0

@@ -1,16 +1,18 @@
 """What a generation is taught with, and what it is after that."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ml.methods.lifelong.analytic import Floats
+from ml.methods.lifelong.exemplars import FeatureBank
 from ml.methods.lifelong.heads import CrossModalHeads
 from ml.methods.lifelong.labels import LabelRegistry, LabelSet
-from ml.methods.lifelong.memory import ClassMemory, FeatureBank
+from ml.methods.lifelong.memory import ClassMemory
 from ml.methods.lifelong.statistics import CodeStatistics, Signs
 
 Memory = ClassMemory | FeatureBank
@@ -31,8 +33,7 @@ class Items:
             raise ValueError(
                 f"{len(self.features)} features, {len(self.sets)} label sets and {len(set(self.keys))} different keys"
             )
-        if any(not labels for labels in self.sets):
-            raise ValueError("an item has no label: it cannot be learned; leave it out, or give it one")
+        _check_sets(self.sets, "an item has no label: it cannot be learned; leave it out, or give it one")
         if not np.isfinite(self.features).all():
             raise ValueError("features hold values that are not finite")
 
@@ -50,6 +51,14 @@ class Items:
         return np.array(sorted(range(len(self)), key=self.keys.__getitem__), np.int64)
 
 
+def _check_sets(sets: Sequence[LabelSet], when_empty: str) -> None:
+    for labels in set(sets):
+        if not labels:
+            raise ValueError(when_empty)
+        if labels[0] < 0 or any(left >= right for left, right in pairwise(labels)):
+            raise ValueError(f"label set {labels}: positions must be ascending, each once, from 0 on")
+
+
 @dataclass(frozen=True, slots=True)
 class Texts:
     """M hashed texts (M, V) and what each one says: an item's whole label set, or part of it (a tag alone)."""
@@ -57,20 +66,34 @@ class Texts:
     hashed: NDArray[np.float32]
     sets: Sequence[LabelSet]
 
+    def __post_init__(self) -> None:
+        if self.hashed.ndim != 2 or len(self.hashed) != len(self.sets):
+            raise ValueError(f"hashed texts are {self.hashed.shape} with {len(self.sets)} label sets")
+        if not np.isfinite(self.hashed).all():
+            raise ValueError("hashed texts hold values that are not finite")
+        _check_sets(self.sets, "a text says nothing of labels: leave it out")
+
     def __len__(self) -> int:
         return len(self.sets)
 
     def joined(self, other: Self) -> Self:
-        """Both, one after the other."""
-        return type(self)(np.concatenate([self.hashed, other.hashed]), [*self.sets, *other.sets])
+        """Both, one after the other; what says the same of the same labels stands once."""
+        sets = [*self.sets, *other.sets]
+        hashed = np.concatenate([self.hashed, other.hashed])
+        first: dict[tuple[bytes, LabelSet], int] = {}
+        for row, labels in enumerate(sets):
+            first.setdefault((hashed[row].tobytes(), labels), row)
+        rows = list(first.values())
+        return type(self)(hashed[rows], [sets[row] for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """All that the next increment needs: a few megabytes, whatever the catalogue's size, and no image.
+    """All that the next increment needs, and no image. It grows with the label sets in use, a covariance each, and
+    with what is said of them, not with the number of items.
 
-    heads: frozen. statistics: of every stored code. memory: of features. texts: the catalogue's own words, which
-    stay at hand anyway. image_gram, text_gram (H + 1, H + 1): of the hidden layers over learned items, for `analytic`.
+    heads: frozen. statistics: of every stored code. memory: of features. texts: the catalogue's own words. image_gram,
+    text_gram (H + 1, H + 1): of the hidden layers over learned items, for `analytic`.
     """
 
     registry: LabelRegistry
@@ -80,6 +103,27 @@ class Generation:
     texts: Texts | None
     image_gram: Floats | None = None
     text_gram: Floats | None = None
+
+    def relabelled(self, codes: Signs, *, source: LabelSet, target: LabelSet) -> Self:
+        """After stored codes (N, c) of label set `source` were given the labels `target`, of this registry: the codes
+        stay, what is counted and remembered of them moves. Raises ValueError when they were not counted so.
+        """
+        self.registry.rows([target])
+        statistics = self.statistics + CodeStatistics(self.statistics.code_bits)
+        statistics.move(codes, source=source, target=target)
+        memory = self.memory
+        if memory is not None:
+            memory = memory.moved(len(codes), source=source, target=target)
+        return replace(self, statistics=statistics, memory=memory)
+
+    def without(self, sets: Sequence[LabelSet], codes: Signs) -> Self:
+        """After items with these label sets and stored codes (N, c) were deleted. Raises ValueError when they were
+        not counted so.
+        """
+        statistics = self.statistics + CodeStatistics(self.statistics.code_bits)
+        statistics.remove(sets, codes)
+        memory = None if self.memory is None else self.memory.following(statistics.items_of_sets())
+        return replace(self, statistics=statistics, memory=memory)
 
 
 @dataclass(frozen=True, slots=True)

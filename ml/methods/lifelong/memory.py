@@ -1,11 +1,11 @@
-"""What is kept of the features of learned items, so that nothing old is opened again: exemplars or Gaussians.
+"""What is kept of the features of learned items, so that nothing old is opened again: Gaussians.
 
-Source: method file, section 6.4, and the probes: several Gaussians for large classes, drawn as often as the
-catalogue holds their items; drawing old and new alike lets the new classes win.
+Source: method file, section 6.4, and the probes: several Gaussians for large classes; label sets are drawn as often
+as the catalogue holds their items. How many are drawn to a new item is `LifelongConfig.replay_share`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import faiss
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.methods.lifelong.labels import LabelSet
+from ml.methods.lifelong.owners import Counts, Ids, joined_owners, left, shares
 
 Features = NDArray[np.float32]  # (N, F)
-Ids = NDArray[np.int64]
 
 OWN_SHRINK = 0.4  # of a component towards its label set's covariance
 POOLED_SHRINK = 0.7  # of a small label set towards the covariance within all sets
@@ -27,14 +27,14 @@ _JITTER = 1e-4  # of the mean variance within label sets, so that every covarian
 class ClassMemory:
     """Gaussians of the features of learned label sets; no image is among them.
 
-    sets: the label sets; owner (G,): whose each Gaussian is; counts (G,): of how many items; means (G, F),
-    covariances (G, F, F), already shrunk, both float32. pooled (F, F): covariance within label sets, which small sets
-    are shrunk towards.
+    sets: the label sets; owner (G,): whose each Gaussian is; counts (G,): of how many items, a share of them where
+    some have left; means (G, F), covariances (G, F, F), already shrunk, both float32. pooled (F, F): covariance
+    within label sets, which small sets are shrunk towards.
     """
 
     sets: tuple[LabelSet, ...]
     owner: Ids
-    counts: Ids
+    counts: Counts
     means: Features
     covariances: Features
     pooled: Features
@@ -50,34 +50,61 @@ class ClassMemory:
             features[rows] = self.means[gaussian] + noise @ factor.T
         return features, self.owner[picked]
 
-    def within(self, sets: Collection[LabelSet]) -> Self:
-        """What is kept of these label sets alone: those whose items are all gone are forgotten."""
-        known = np.array([labels in sets for labels in self.sets], np.bool_)
-        chosen = known[self.owner]
-        return type(self)(
-            sets=tuple(labels for labels in self.sets if labels in sets),
-            owner=(np.cumsum(known) - 1)[self.owner[chosen]],
-            counts=self.counts[chosen],
-            means=self.means[chosen],
-            covariances=self.covariances[chosen],
-            pooled=self.pooled,
-        )
+    def following(self, items: Mapping[LabelSet, int]) -> Self:
+        """What is kept as of a catalogue with so many items of each label set: those without items are forgotten,
+        the others count as they stand there. Raises ValueError when a set with items is unknown.
+        """
+        counts = self.counts * shares(self.sets, self._items(), items)[self.owner]
+        return self._where(counts > 0, counts)
 
-    def joined(self, other: Self) -> Self:
-        """Both memories, `pooled` being this one's; a label set known to both has the Gaussians of both."""
-        sets = tuple(sorted({*self.sets, *other.sets}))
-        place = {labels: position for position, labels in enumerate(sets)}
-        owners = [
-            np.array([place[memory.sets[own]] for own in memory.owner], np.int64) for memory in (self, other)
-        ]
-        return type(self)(
-            sets=sets,
-            owner=np.concatenate(owners),
-            counts=np.concatenate([self.counts, other.counts]),
+    def moved(self, count: int, *, source: LabelSet, target: LabelSet) -> Self:
+        """After `count` items of label set `source` were relabelled as `target`: its Gaussians stand for both."""
+        place = self.sets.index(source)
+        own, share = self.owner == place, count / self._items()[place]
+        rest = self.counts * np.where(own, 1 - share, 1.0)
+        part = replace(self._where(own, self.counts * share), sets=(target,))
+        return self._where(rest > 0, rest).joined(part)
+
+    def joined(self, other: Self, *, per_set: int | None = None) -> Self:
+        """Both memories, `pooled` being this one's; a label set known to both has the Gaussians of both, of which the
+        smallest are merged until `per_set` are left.
+        """
+        sets, owner = joined_owners(self, other)
+        both = type(self)(
+            sets=sets, owner=owner, counts=np.concatenate([self.counts, other.counts]),
             means=np.concatenate([self.means, other.means]),
-            covariances=np.concatenate([self.covariances, other.covariances]),
-            pooled=self.pooled,
-        )
+            covariances=np.concatenate([self.covariances, other.covariances]), pooled=self.pooled,
+        )  # fmt: skip
+        while per_set is not None and np.bincount(both.owner).max(initial=0) > per_set:
+            both = both.merged(int(np.bincount(both.owner).argmax()))
+        return both
+
+    def merged(self, place: int) -> Self:
+        """The two smallest Gaussians of the label set at `place` as one of the same mean and covariance together."""
+        own = np.flatnonzero(self.owner == place)
+        pair = own[np.argsort(self.counts[own], kind="stable")[:2]]
+        weights = self.counts[pair] / self.counts[pair].sum()
+        mean = weights @ self.means[pair].astype(np.float64)
+        apart = self.means[pair] - mean
+        spread = np.einsum("k,kij->ij", weights, self.covariances[pair].astype(np.float64))
+        merged = self._where(np.arange(len(self.owner)) != pair[1], self.counts)
+        kept = int(pair[0] - (pair[1] < pair[0]))
+        merged.counts[kept] = self.counts[pair].sum()
+        merged.means[kept] = mean
+        merged.covariances[kept] = spread + (apart.T * weights) @ apart
+        return merged
+
+    def _items(self) -> Counts:
+        """(U,) of each label set."""
+        return np.asarray(np.bincount(self.owner, weights=self.counts, minlength=len(self.sets)), np.float64)
+
+    def _where(self, chosen: NDArray[np.bool_], counts: Counts) -> Self:
+        """The chosen Gaussians, copied, with these counts; label sets that are left without any are forgotten."""
+        sets, owner = left(self.sets, self.owner[chosen])
+        return type(self)(
+            sets=sets, owner=owner, counts=counts[chosen], means=self.means[chosen],
+            covariances=self.covariances[chosen], pooled=self.pooled,
+        )  # fmt: skip
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """For safetensors: all but the label sets."""
@@ -89,44 +116,8 @@ class ClassMemory:
     @classmethod
     def from_arrays(cls, sets: Sequence[LabelSet], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `arrays`."""
-        owner, counts = (arrays[name].astype(np.int64) for name in ("owner", "counts"))
+        owner, counts = arrays["owner"].astype(np.int64), arrays["counts"].astype(np.float64)
         return cls(tuple(sets), owner, counts, arrays["means"], arrays["covariances"], arrays["pooled"])
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureBank:
-    """Features that were kept as they are. kept (K, F) of label sets owner (K,); counts (U,): items of each set."""
-
-    sets: tuple[LabelSet, ...]
-    owner: Ids
-    counts: Ids
-    kept: Features
-
-    def draw(self, count: int, rng: np.random.Generator) -> tuple[Features, Ids]:
-        """As ClassMemory.draw: label sets as often as they have items, then any feature kept of them."""
-        weights = (self.counts / np.bincount(self.owner, minlength=len(self.counts)))[self.owner]
-        picked = rng.choice(len(self.owner), size=count, p=weights / weights.sum())
-        return self.kept[picked], self.owner[picked]
-
-    def within(self, sets: Collection[LabelSet]) -> Self:
-        """As ClassMemory.within."""
-        known = np.array([labels in sets for labels in self.sets], np.bool_)
-        chosen = known[self.owner]
-        kept = tuple(labels for labels in self.sets if labels in sets)
-        owner = (np.cumsum(known) - 1)[self.owner[chosen]]
-        return type(self)(kept, owner, self.counts[known], self.kept[chosen])
-
-    def joined(self, other: Self) -> Self:
-        """Both banks."""
-        sets = tuple(sorted({*self.sets, *other.sets}))
-        place = {labels: position for position, labels in enumerate(sets)}
-        counts = np.zeros(len(sets), np.int64)
-        owners = []
-        for bank in (self, other):
-            positions = np.array([place[labels] for labels in bank.sets], np.int64)
-            counts[positions] += bank.counts
-            owners.append(positions[bank.owner])
-        return type(self)(sets, np.concatenate(owners), counts, np.concatenate([self.kept, other.kept]))
 
 
 def fitted_gaussians(
@@ -157,7 +148,7 @@ def fitted_gaussians(
             means.append(rows.mean(axis=0))
             covariances.append(covariance + floor * np.eye(wide.shape[1]))
     return ClassMemory(
-        sets=names, owner=np.array(owner, np.int64), counts=np.array(counts, np.int64),
+        sets=names, owner=np.array(owner, np.int64), counts=np.array(counts, np.float64),
         means=np.array(means, np.float32), covariances=np.array(covariances, np.float32),
         pooled=pooled.astype(np.float32),
     )  # fmt: skip
@@ -190,18 +181,3 @@ def _components(
             spread = np.cov(rows.T, bias=True) if len(rows) > 1 else np.zeros_like(covariance)
             found.append((rows, (1 - OWN_SHRINK) * spread + OWN_SHRINK * covariance))
     return found
-
-
-def kept_exemplars(
-    features: Features, sets: Sequence[LabelSet], *, per_set: int | None, seed: int
-) -> FeatureBank:
-    """`per_set` features of each label set drawn at random; None keeps all."""
-    rng = np.random.default_rng(seed)
-    names = tuple(sorted(set(sets)))
-    place = {labels: position for position, labels in enumerate(names)}
-    members = np.array([place[labels] for labels in sets], np.int64)
-    counts = np.bincount(members, minlength=len(names))
-    rows = np.concatenate(
-        [rng.permutation(np.flatnonzero(members == position))[:per_set] for position in range(len(names))]
-    )
-    return FeatureBank(names, members[rows], counts, features[rows])

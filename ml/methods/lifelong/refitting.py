@@ -27,20 +27,24 @@ from ml.methods.lifelong.training import Subject, centring_of
 from ml.models.encoder import CodeHead
 
 
-def grams(
+def grams(  # noqa: PLR0917 -- as generation_after, which calls it
     parent: Generation | None,
     heads: CrossModalHeads,
     items: Items,
     texts: Texts | None,
+    statistics: CodeStatistics,
     config: LifelongConfig,
 ) -> tuple[Floats, Floats | None]:
-    """Of the hidden layers, which no increment changes, over old and new items, and over their texts."""
+    """Of the hidden layers, which no increment changes, over old and new items, and over their texts. statistics: of
+    all codes, the new items' among them.
+    """
     image = _gram(heads.image, items.features, items.sets, config)
     if parent is not None and parent.image_gram is not None:
         image = image + parent.image_gram
     text = None if parent is None else parent.text_gram
     if texts is not None and heads.text is not None:
-        said = _gram(heads.text.code_head, texts.hashed, texts.sets, config)
+        spoken, _ = _with_codes(texts, statistics)
+        said = _gram(heads.text.code_head, spoken.hashed, spoken.sets, config)
         text = said if text is None else text + said
     return image, text
 
@@ -90,12 +94,18 @@ def _fitted(
     wanted = codes.astype(np.float64)
     heads.image = _refit(heads.image, parent.image_gram, items.features, wanted, counts, config)
     if fresh is not None and heads.text is not None:
-        every = parent.statistics + CodeStatistics.of(items.sets, codes)
-        targets = spoken_codes(every, fresh.sets).astype(np.float64)
-        counts = rarity(fresh.sets, config.rarity_exponent)
+        spoken, targets = _with_codes(fresh, parent.statistics + CodeStatistics.of(items.sets, codes))
+        counts = rarity(spoken.sets, config.rarity_exponent)
         head = heads.text.code_head
-        heads.text.code_head = _refit(head, parent.text_gram, fresh.hashed, targets, counts, config)
+        heads.text.code_head = _refit(head, parent.text_gram, spoken.hashed, targets, counts, config)
     return heads
+
+
+def _with_codes(texts: Texts, statistics: CodeStatistics) -> tuple[Texts, Floats]:
+    """Those texts that have a code to be taught, and the codes (M, c)."""
+    targets = spoken_codes(statistics, texts.sets).astype(np.float64)
+    rows = np.flatnonzero(targets.any(axis=1))
+    return Texts(texts.hashed[rows], [texts.sets[row] for row in rows.tolist()]), targets[rows]
 
 
 def _refit(  # noqa: PLR0917 -- one linear system, in the order of its parts

@@ -59,7 +59,10 @@ class CodeStatistics:
         self._change(sets, codes, sign=1)
 
     def remove(self, sets: Sequence[LabelSet], codes: Signs) -> None:
-        """Take codes out again. Raises ValueError, and changes nothing, when they were never counted so."""
+        """Take codes out again. Raises ValueError, and changes nothing, when these cannot be among those counted.
+
+        Sums alone cannot tell every wrong code: counting all rows anew is the proof.
+        """
         self._change(sets, codes, sign=-1)
 
     def move(self, codes: Signs, *, source: LabelSet, target: LabelSet) -> None:
@@ -71,8 +74,12 @@ class CodeStatistics:
         """The statistics of both shards together."""
         total = type(self)(self.code_bits, dict(self.tallies), self.gram + other.gram)
         for labels, tally in other.tallies.items():
-            total.tally(labels, tally)
+            _count(total.tallies, labels, tally)
         return total
+
+    def items_of_sets(self) -> dict[LabelSet, int]:
+        """How many items each label set has."""
+        return {labels: tally.items for labels, tally in self.tallies.items()}
 
     def codewords(self) -> dict[LabelSet, Signs]:
         """Each label set's majority code (c,); a bit on which its codes are evenly split is +1."""
@@ -87,7 +94,7 @@ class CodeStatistics:
         for labels, word in self.codewords().items():
             items = self.tallies[labels].items
             wide = word.astype(np.int64)
-            clean.tally(labels, Tally(items, items * wide))
+            clean.tallies[labels] = Tally(items, items * wide)
             clean.gram += items * np.outer(wide, wide)
         return clean
 
@@ -139,11 +146,11 @@ class CodeStatistics:
         for labels, change in changes.items():
             self._check(labels, change)
         for labels, change in changes.items():
-            self.tally(labels, change)
+            _count(self.tallies, labels, change)
         self.gram += sign * gram
 
     def _check(self, labels: LabelSet, change: Tally) -> None:
-        known = self._known(labels)
+        known = self.tallies.get(labels, Tally(0, np.zeros(self.code_bits, np.int64)))
         if known.items + change.items < 0:
             raise ValueError(
                 f"{-change.items} codes to remove from label set {labels}, which holds {known.items}"
@@ -155,17 +162,15 @@ class CodeStatistics:
                 "others than these were counted"
             )
 
-    def _known(self, labels: LabelSet) -> Tally:
-        return self.tallies.get(labels, Tally(0, np.zeros(self.code_bits, np.int64)))
 
-    def tally(self, labels: LabelSet, change: Tally) -> None:
-        """Add to one label set, without the Gram matrix; one without items is forgotten."""
-        known = self._known(labels)
-        items = known.items + change.items
-        if items:
-            self.tallies[labels] = Tally(items, known.code_sum + change.code_sum)
-        else:
-            self.tallies.pop(labels, None)
+def _count(tallies: dict[LabelSet, Tally], labels: LabelSet, change: Tally) -> None:
+    """Add to one label set; one without items is forgotten."""
+    known = tallies.get(labels)
+    items = change.items + (known.items if known else 0)
+    if items:
+        tallies[labels] = Tally(items, known.code_sum + change.code_sum if known else change.code_sum)
+    else:
+        tallies.pop(labels, None)
 
 
 @dataclass(frozen=True, slots=True)

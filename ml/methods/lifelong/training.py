@@ -141,13 +141,14 @@ class FixedCodeTrainer:
         """A code step after every `round_epochs` epochs of the rounds; then the codes rest."""
         config = self.config
         self.generator = torch.Generator().manual_seed(_TEXT_SEED * (self.seed + 1) + epoch)
+        self._new_codes_have_moved()  # a training taken up again has loaded them since
         if (
             0 < epoch <= config.rounds * config.round_epochs
             and epoch % config.round_epochs == 0
             and config.sweeps
         ):
             self._solve_codes(epoch)
-        self._new_codes_have_moved()
+            self._new_codes_have_moved()
 
     def training_step(self, batch: Batch) -> StepOutput:
         """The loss of section 6.2 over images, texts and, in the base stage, label sets."""
@@ -173,14 +174,15 @@ class FixedCodeTrainer:
 
     def validation(self, items: Items) -> Callable[[nn.Module], float]:
         """Minus the pair loss of held-out items against stored and new codes as these stand; higher is better."""
-        place = {labels: position for position, labels in enumerate(self.sets)}
-        rows = [row for row, labels in enumerate(items.sets) if labels in place]
-        features = torch.from_numpy(items.features[rows])
-        sets = torch.tensor([place[items.sets[row]] for row in rows])
+        named = sorted(set(items.sets))
+        place = {labels: position for position, labels in enumerate(named)}
+        features = torch.from_numpy(items.features)
+        sets = torch.tensor([place[labels] for labels in items.sets])
 
         @torch.no_grad()
         def value(heads: nn.Module) -> float:
-            return -float(self.pairs.loss(heads(features), sets))
+            pairs = stored_pairs(self.totals, self.subject.registry, named, self.centring)
+            return -float(pairs.loss(heads(features), sets))
 
         return value
 
@@ -213,8 +215,8 @@ class FixedCodeTrainer:
         new = CodeStatistics.of(subject.items.sets, self.parts.codes.numpy())
         known = self.known if config.holds_stored_codes else CodeStatistics(self.known.code_bits)
         every = known + new
-        totals = label_totals(every, subject.registry)
-        self.pairs: StoredPairs = stored_pairs(totals, subject.registry, self.sets, self.centring)
+        self.totals = label_totals(every, subject.registry)
+        self.pairs: StoredPairs = stored_pairs(self.totals, subject.registry, self.sets, self.centring)
         self.words = torch.from_numpy(spoken_codes(every, self.sets)).float()
         self.sample_codes = torch.cat([self.parts.codes.float(), self.words])
         if config.pair_loss == "likelihood":
@@ -226,7 +228,6 @@ class FixedCodeTrainer:
 
     def _solve_codes(self, epoch: int) -> None:
         """Coordinate descent on the codes of a sample of new items; the others follow their label set's own code."""
-        self._new_codes_have_moved()  # a training taken up again has loaded them since
         config, items = self.config, self.subject.items
         rng = np.random.default_rng([self.seed, epoch, 1])
         rows = np.sort(rng.permutation(len(items))[: config.code_samples])
@@ -241,8 +242,7 @@ class FixedCodeTrainer:
             self.rows[asked], self.centring, alpha=config.alpha,
             stored=label_totals(self.known, self.subject.registry) if config.holds_stored_codes else None,
         )  # fmt: skip
-        start = np.concatenate([codes[rows], np.where(words[represented] == 0, 1, words[represented])])
-        solved = problem.solved(start, sweeps=config.sweeps)
+        solved = problem.solved(np.concatenate([codes[rows], words[represented]]), sweeps=config.sweeps)
         position = np.zeros(len(self.sets), np.int64)
         position[represented] = np.arange(len(represented))
         moved = solved[len(rows) :][position[self.own_sets]]

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from ml.methods.lifelong.config import LifelongConfig
+from ml.methods.lifelong.exemplars import FeatureBank, kept_exemplars
 from ml.methods.lifelong.heads import CrossModalHeads, LabelNetwork, outputs_of, signs_of_logits
 from ml.methods.lifelong.labels import LabelRegistry
 from ml.methods.lifelong.lesson import Generation, Items, Lesson, Memory, Texts
-from ml.methods.lifelong.memory import ClassMemory, FeatureBank, fitted_gaussians, kept_exemplars
+from ml.methods.lifelong.memory import ClassMemory, fitted_gaussians
 from ml.methods.lifelong.refitting import grams, refitted, solved
 from ml.methods.lifelong.statistics import CodeStatistics, Signs
 from ml.methods.lifelong.training import FixedCodeTrainer, SampleStream, Subject, fit_config
@@ -42,6 +43,7 @@ def learn_base(
     """
     if not len(items):
         raise ValueError("no items: a base generation needs some to learn from")
+    texts = _checked(registry, items, texts)
     torch.manual_seed(seed)
     heads = CrossModalHeads(
         items.features.shape[1], hidden=config.hidden, code_bits=config.code_bits,
@@ -78,6 +80,11 @@ def learn_increment(
         raise ValueError(
             "the registry does not begin with the parent's: labels, and their weights, are append-only"
         )
+    texts = _checked(registry, items, texts)
+    if texts is not None and parent.heads.text is None:
+        raise ValueError(
+            f"there are {len(texts)} texts, but the parent's heads know no words: learn a base anew"
+        )
     if not len(items):
         nothing = np.empty((0, config.code_bits), np.int8)
         return Lesson(parent.heads, nothing, nothing, 0.0, 0)
@@ -107,6 +114,7 @@ def generation_after(  # noqa: PLR0917 -- the parent, then what learn_increment 
     seed: int,
 ) -> Generation:
     """What the next increment starts from. codes (N, c): those that were stored for `items`, solved or encoded."""
+    texts = _checked(registry, items, texts)
     statistics = CodeStatistics.of(items.sets, codes)
     if parent is not None:
         statistics = parent.statistics + statistics
@@ -117,7 +125,9 @@ def generation_after(  # noqa: PLR0917 -- the parent, then what learn_increment 
         return replace(parent, registry=registry, texts=texts)
     items = items.picked(items.order())  # so that the order of rows does not decide what is kept of them
     image_gram, text_gram = (
-        grams(parent, lesson.heads, items, fresh, config) if config.mode == "analytic" else (None, None)
+        grams(parent, lesson.heads, items, fresh, statistics, config)
+        if config.mode == "analytic"
+        else (None, None)
     )
     return Generation(
         registry=registry, heads=lesson.heads, statistics=statistics, texts=texts,
@@ -146,7 +156,7 @@ def _trained(
         SampleStream(subject, trainer.sets, config, seed=seed),
         fit_config(config, is_update=is_update),
         checkpoint=checkpoint,
-        subject=_fingerprint(subject, config, seed),
+        subject=_fingerprint(subject, config, heads, validation, seed),
         validate=None if validation is None else trainer.validation(validation),
         on_epoch=on_epoch,
         is_cancelled=is_cancelled,
@@ -179,8 +189,7 @@ def _kept_of(parent: Generation, config: LifelongConfig) -> Memory | None:
         return None
     if not isinstance(parent.memory, ClassMemory if config.mode == "feature_gaussian" else FeatureBank):
         raise ValueError(_other_mode(parent, config))  # noqa: TRY004 -- a wrong parent, not a wrong type
-    kept = parent.memory.within(parent.statistics.tallies)
-    return kept if kept.sets else None
+    return parent.memory.following(parent.statistics.items_of_sets())
 
 
 def _other_mode(parent: Generation, config: LifelongConfig) -> str:
@@ -193,29 +202,52 @@ def _other_mode(parent: Generation, config: LifelongConfig) -> str:
     return f"mode {config.mode} cannot follow this parent, which keeps {kept}: stay in its mode, or learn a base anew"
 
 
-def _fingerprint(subject: Subject, config: LifelongConfig, seed: int) -> str:
-    """Hex SHA-256 of all that a training taken up again must have in common with the one that was left."""
-    digest = hashlib.sha256(f"{seed} {asdict(config)} {subject.registry} {len(subject.texts or ())}".encode())
-    digest.update(
-        "\n".join(
-            f"{key} {own}" for key, own in zip(subject.items.keys, subject.items.sets, strict=True)
-        ).encode()
+def _checked(registry: LabelRegistry, items: Items, texts: Texts | None) -> Texts | None:
+    """The texts, None when there is none. Raises ValueError when a label is not in the registry."""
+    used = max(
+        (labels[-1] for labels in (*items.sets, *(texts.sets if texts is not None else ()))), default=-1
     )
-    digest.update(subject.items.features.tobytes())
-    for part in subject.stored.arrays().values():
-        digest.update(part.tobytes())
+    if used >= len(registry):
+        raise ValueError(f"label {used} is not in the registry, which has {len(registry)}")
+    return texts if texts is not None and len(texts) else None
+
+
+def _fingerprint(
+    subject: Subject, config: LifelongConfig, heads: CrossModalHeads, validation: Items | None, seed: int
+) -> str:
+    """Hex SHA-256 of all that a training taken up again must have in common with the one that was left."""
+    texts, memory = subject.texts, subject.memory
+    named = [
+        seed,
+        asdict(config),
+        subject.registry,
+        subject.items.keys,
+        subject.items.sets,
+        subject.stored.sets,
+    ]
+    arrays = [subject.items.features, *subject.stored.arrays().values()]
+    arrays += [value.numpy() for value in heads.state_dict().values()]
+    if texts is not None:
+        named, arrays = [*named, texts.sets], [*arrays, texts.hashed]
+    if memory is not None:
+        named, arrays = [*named, memory.sets], [*arrays, *memory.arrays().values()]
+    if validation is not None:
+        named, arrays = [*named, validation.sets], [*arrays, validation.features]
+    digest = hashlib.sha256(repr(named).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
 def _memory(parent: Generation | None, items: Items, config: LifelongConfig, seed: int) -> Memory | None:
-    old = None if parent is None else parent.memory
+    old = None if parent is None else _kept_of(parent, config)
     if config.mode in {"new_only", "analytic"}:
         return None
     if config.mode == "exemplar":
         kept = kept_exemplars(items.features, items.sets, per_set=config.exemplars, seed=seed)
-        return kept.joined(old) if isinstance(old, FeatureBank) else kept
+        return kept.joined(old, per_set=config.exemplars) if isinstance(old, FeatureBank) else kept
     fitted = fitted_gaussians(
         items.features, items.sets, per_set=config.gaussians, from_items=config.gaussians_from, seed=seed,
         pooled=old.pooled if isinstance(old, ClassMemory) else None,
     )  # fmt: skip
-    return old.joined(fitted) if isinstance(old, ClassMemory) else fitted
+    return old.joined(fitted, per_set=config.gaussians) if isinstance(old, ClassMemory) else fitted

@@ -1,11 +1,13 @@
 """What is kept of learned features: Gaussians, exemplars, and texts to pair with them."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from ml.methods.lifelong.exemplars import FeatureBank, kept_exemplars
 from ml.methods.lifelong.labels import LabelSet
 from ml.methods.lifelong.lesson import Texts
 from ml.methods.lifelong.memory import (
@@ -14,7 +16,6 @@ from ml.methods.lifelong.memory import (
     ClassMemory,
     Features,
     fitted_gaussians,
-    kept_exemplars,
     within_covariance,
 )
 from ml.methods.lifelong.training import _TextRows as TextRows
@@ -118,6 +119,73 @@ def test_joined_memories_draw_from_both_and_keep_whose_is_whose() -> None:
     np.testing.assert_array_equal(both.pooled, old.pooled)
     drawn = both.draw(4_000, np.random.default_rng(0))[1]
     assert (drawn == 2).mean() == pytest.approx(110 / 200, abs=5 * math.sqrt(0.25 / 4_000))
+
+
+def test_gaussians_that_are_merged_keep_the_mean_and_the_covariance_of_both() -> None:
+    first, second, third = (remembered(*photos({SHOE: count}, seed=count)) for count in (60, 20, 10))
+    joined = first.joined(second, per_set=2).joined(third, per_set=2)
+    assert joined.counts.tolist() == [60, 30]
+    np.testing.assert_array_equal(joined.means[0], first.means[0])
+    weights = np.array([2 / 3, 1 / 3])
+    means = np.concatenate([second.means, third.means]).astype(float)
+    mean = weights @ means
+    within = weights[0] * second.covariances[0] + weights[1] * third.covariances[0]
+    between = sum(
+        weight * np.outer(own - mean, own - mean) for weight, own in zip(weights, means, strict=True)
+    )
+    np.testing.assert_allclose(joined.means[1], mean, rtol=1e-5)
+    np.testing.assert_allclose(joined.covariances[1], within + between, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(second.means, remembered(*photos({SHOE: 20}, seed=20)).means)
+
+
+Remember = Callable[[Features, list[LabelSet]], ClassMemory | FeatureBank]
+BOTH: list[Remember] = [remembered, lambda features, sets: kept_exemplars(features, sets, per_set=3, seed=0)]
+
+
+def drawn_shares(memory: ClassMemory | FeatureBank) -> dict[LabelSet, float]:
+    owners = memory.draw(4_000, np.random.default_rng(0))[1]
+    return {labels: float((owners == place).mean()) for place, labels in enumerate(memory.sets)}
+
+
+@pytest.mark.parametrize("remember", BOTH)
+def test_thirty_increments_of_one_item_keep_no_more_than_one_of_thirty(remember: Remember) -> None:
+    features, sets = photos({BAG: 40, SHOE: 30})
+    memory = remember(features[:40], sets[:40])
+    for row in range(40, 70):
+        memory = memory.joined(remember(features[[row]], [SHOE]), per_set=3)  # type: ignore[arg-type]
+    assert memory.sets == (BAG, SHOE)
+    assert np.bincount(memory.owner).max() <= 3
+    assert drawn_shares(memory)[SHOE] == pytest.approx(30 / 70, abs=0.04)
+
+
+@pytest.mark.parametrize("remember", BOTH)
+def test_what_is_remembered_follows_what_is_left_of_each_label_set(remember: Remember) -> None:
+    memory = remember(*photos({BAG: 60, RED_BAG: 20, SHOE: 20}))
+    before = {name: array.copy() for name, array in memory.arrays().items()}
+    left = memory.following({BAG: 10, SHOE: 30})
+    assert left.sets == (BAG, SHOE)
+    assert drawn_shares(left)[SHOE] == pytest.approx(0.75, abs=0.04)
+    features = left.draw(50, np.random.default_rng(0))
+    shoes = features[0][features[1] == 1]
+    assert (np.abs(shoes - 40) < 12).all()  # where photos() puts the third label set
+    with pytest.raises(ValueError, match=r"nothing is remembered of 1 label sets .* such as \(5,\)"):
+        memory.following({BAG: 10, (5,): 1})
+    for name, array in memory.arrays().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@pytest.mark.parametrize("remember", BOTH)
+def test_relabelled_items_are_remembered_under_their_new_labels(remember: Remember) -> None:
+    memory = remember(*photos({BAG: 60, SHOE: 40}))
+    some = memory.moved(15, source=BAG, target=RED_BAG)
+    assert some.sets == (BAG, RED_BAG, SHOE)
+    shares = drawn_shares(some)
+    assert shares[BAG] == pytest.approx(0.45, abs=0.04)
+    assert shares[RED_BAG] == pytest.approx(0.15, abs=0.04)
+    every = memory.moved(60, source=BAG, target=RED_BAG)
+    assert every.sets == (RED_BAG, SHOE)
+    features, owner = every.draw(200, np.random.default_rng(0))
+    assert (np.abs(features[owner == 0]) < 12).all()  # where the bags were
 
 
 def test_a_memory_comes_back_from_its_arrays() -> None:

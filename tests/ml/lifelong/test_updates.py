@@ -1,5 +1,6 @@
 """Increments as a whole: what is stored stays, and nothing but the items and the seed decides what comes."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import nn
 from ml.methods.lifelong.config import MODES, LifelongConfig, Mode
 from ml.methods.lifelong.heads import CrossModalHeads
 from ml.methods.lifelong.labels import LabelRegistry
-from ml.methods.lifelong.lesson import Generation, Items, Lesson
+from ml.methods.lifelong.lesson import Generation, Items, Lesson, Texts
+from ml.methods.lifelong.memory import ClassMemory
 from ml.methods.lifelong.statistics import CodeStatistics, Tally
 from ml.methods.lifelong.training import FixedCodeTrainer, SampleStream, Subject
 from ml.methods.lifelong.update import generation_after, learn_base, learn_increment
@@ -22,6 +24,7 @@ from tests.ml.lifelong.worlds import (
     BASE_LABELS,
     CLASSES,
     LABELS,
+    WORDS,
     digest,
     first_generation,
     photos,
@@ -218,28 +221,72 @@ def test_a_mode_that_needs_what_its_parent_did_not_keep_is_refused(
     assert digests_of(parent) == before
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_label_set_whose_items_are_all_gone_is_no_longer_remembered(mode: Mode) -> None:
-    config = settings(mode=mode)
-    parent, stored = first_generation(config, 5)
-    items, left = photos(OLD, 40, seed=1), CodeStatistics(parent.statistics.code_bits) + parent.statistics
-    gone = [row for row, labels in enumerate(items.sets) if labels == (2,)]
-    left.remove([(2,)] * len(gone), stored[gone])
-    lesson = learn_increment(
-        replace(parent, statistics=left), LABELS, photos(NEW, 20, seed=2), None, config, seed=3
-    )
-    assert np.isfinite([float(value.sum()) for value in lesson.heads.state_dict().values()]).all()
-
-
-def test_a_checkpoint_of_other_items_or_of_another_seed_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["items", "seed", "texts", "memory", "heads", "validation"])
+def test_a_checkpoint_is_refused_by_a_training_that_differs_in_anything(part: str, tmp_path: Path) -> None:
     config, checkpoint = settings(), tmp_path / "increment"
     parent, _ = first_generation(config, 5)
     stopped_after(1, parent, config, checkpoint)
-    for items, seed in ((photos(NEW, 20, seed=8), 3), (noisy_items(), 4)):
-        with pytest.raises(ValueError, match="belongs to"):
-            learn_increment(
-                parent, LABELS, items, sayings(NEW, 5, seed=2), config, seed=seed, checkpoint=checkpoint
-            )
+    assert isinstance(parent.memory, ClassMemory)
+    heads = copy.deepcopy(parent.heads)
+    with torch.no_grad():
+        next(heads.parameters()).add_(1e-3)
+    changed = {
+        "memory": replace(parent, memory=replace(parent.memory, means=parent.memory.means + 1)),
+        "heads": replace(parent, heads=heads),
+    }
+    with pytest.raises(ValueError, match="belongs to"):
+        learn_increment(
+            changed.get(part, parent), LABELS, photos(NEW, 20, seed=8) if part == "items" else noisy_items(),
+            sayings(NEW, 5, seed=9 if part == "texts" else 2), config, seed=4 if part == "seed" else 3,
+            validation=photos(NEW, 2, seed=5) if part == "validation" else None, checkpoint=checkpoint,
+        )  # fmt: skip
+
+
+def test_texts_that_cannot_be_learned_are_refused() -> None:
+    hashed = np.eye(2, 4, dtype=np.float32)
+    with pytest.raises(ValueError, match="with 1 label sets"):
+        Texts(hashed, [(0,)])
+    with pytest.raises(ValueError, match="says nothing of labels"):
+        Texts(hashed, [(0,), ()])
+    with pytest.raises(ValueError, match="not finite"):
+        Texts(hashed * np.float32(np.inf), [(0,), (1,)])
+    for sets in ([(0,), (2, 1)], [(0,), (1, 1)], [(0,), (-1, 1)]):
+        with pytest.raises(ValueError, match="ascending, each once, from 0 on"):
+            Texts(hashed, sets)
+        with pytest.raises(ValueError, match="ascending, each once, from 0 on"):
+            Items(hashed, sets, ["a", "b"])
+    parent, _ = first_generation(settings())
+    with pytest.raises(ValueError, match="heads know no words"):
+        learn_increment(parent, LABELS, photos([6], 5, seed=2), sayings([6], 5, seed=2), settings(), seed=3)
+    with pytest.raises(ValueError, match=f"label {CLASSES} is not in the registry, which has {CLASSES}"):
+        learn_increment(
+            parent,
+            LABELS,
+            Items(photos([6], 1, seed=2).features, [(CLASSES,)], ["a"]),
+            None,
+            settings(),
+            seed=3,
+        )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_catalogue_where_nobody_has_said_anything_is_learned_like_one_without_texts(mode: Mode) -> None:
+    config = settings(mode=mode)
+    parent, _ = first_generation(config, 5)
+    items, nothing = photos(NEW, 10, seed=2), Texts(np.empty((0, WORDS), np.float32), [])
+    said, unsaid = (
+        learn_increment(parent, LABELS, items, texts, config, seed=3) for texts in (nothing, None)
+    )
+    assert digests_of_lesson(said) == digests_of_lesson(unsaid)
+    base = learn_base(LABELS, items, nothing, config, seed=3)
+    assert base.heads.text is None
+
+
+def test_what_is_said_twice_of_the_same_labels_is_kept_once() -> None:
+    said = sayings([0, 1], 3, seed=1)
+    more = said.joined(said).joined(Texts(said.hashed[:1], [(4,)]))
+    assert more.sets == [*said.sets, (4,)]
+    np.testing.assert_array_equal(more.hashed, np.concatenate([said.hashed, said.hashed[:1]]))
 
 
 def sizes_in(thing: object) -> Iterator[tuple[int, ...]]:
