@@ -6,6 +6,7 @@ import numpy as np
 
 from ml.experiments.evidence import Evidence
 from ml.experiments.lifelong.arms import CLAIMED_SEEDS, SHIPPED, STORES
+from ml.experiments.lifelong.growth_presenting import growth_plots, growth_tables
 from ml.experiments.lifelong.shift_presenting import SHIFT_COLUMNS, shift_plots, shift_tables
 from ml.experiments.lifelong.stored_presenting import stored_tables
 from ml.experiments.lifelong.timing import LENGTHS, MODES
@@ -65,13 +66,14 @@ def present(evidence: Evidence) -> dict[str, Any]:
         *_each_increment(evidence),
         {"title": "Points lost or won by changing one part", "rows": _changes(evidence)},
         {"title": "Seconds of one update", "rows": _seconds(evidence)},
+        *growth_tables(evidence),
         *shift_tables(evidence),
         *stored_tables(evidence),
         {"title": "How settings were chosen", "rows": CHOICES},
     ]
     settings = [setting for setting in _settings(evidence) if SHIPPED in _names(evidence, setting)]
     plots = [_over_increments(evidence, setting) for setting in settings if "increments" in setting]
-    plots += [*_validation_curves(evidence), *shift_plots(evidence)]
+    plots += [*_validation_curves(evidence), *growth_plots(evidence), *shift_plots(evidence)]
     return {
         "title": "Lifelong cross-modal hashing (C6a to C6g)",
         "about": _what_is_missing(evidence) + ABOUT,

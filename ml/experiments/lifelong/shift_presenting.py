@@ -8,7 +8,8 @@ import numpy as np
 
 from ml.experiments.evidence import Evidence
 from ml.experiments.lifelong.shift_rules import Cuts, Remedied, Tested, cuts_of, judged, judged_on_others
-from ml.experiments.lifelong.shift_runs import SUFFIX, TRUNK_MARK, TRUNK_STEPS, UNSHIFTED
+from ml.experiments.lifelong.shift_study import SUFFIX, UNSHIFTED
+from ml.experiments.lifelong.shift_trunks import TRUNK_MARK, TRUNK_STEPS
 from ml.methods.lifelong.shift_alarm import Alarm
 
 Row = dict[str, Any]
