@@ -77,14 +77,8 @@ class Texts:
         return len(self.sets)
 
     def joined(self, other: Self) -> Self:
-        """Both, one after the other; what says the same of the same labels stands once."""
-        sets = [*self.sets, *other.sets]
-        hashed = np.concatenate([self.hashed, other.hashed])
-        first: dict[tuple[bytes, LabelSet], int] = {}
-        for row, labels in enumerate(sets):
-            first.setdefault((hashed[row].tobytes(), labels), row)
-        rows = list(first.values())
-        return type(self)(hashed[rows], [sets[row] for row in rows])
+        """Both, one after the other."""
+        return type(self)(np.concatenate([self.hashed, other.hashed]), [*self.sets, *other.sets])
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,13 +282,6 @@ def test_a_catalogue_where_nobody_has_said_anything_is_learned_like_one_without_
     assert base.heads.text is None
 
 
-def test_what_is_said_twice_of_the_same_labels_is_kept_once() -> None:
-    said = sayings([0, 1], 3, seed=1)
-    more = said.joined(said).joined(Texts(said.hashed[:1], [(4,)]))
-    assert more.sets == [*said.sets, (4,)]
-    np.testing.assert_array_equal(more.hashed, np.concatenate([said.hashed, said.hashed[:1]]))
-
-
 def sizes_in(thing: object) -> Iterator[tuple[int, ...]]:
     """Shapes of all arrays that are reached from `thing`, and lengths of its containers."""
     if isinstance(thing, np.ndarray | torch.Tensor):
