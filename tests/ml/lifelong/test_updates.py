@@ -249,7 +249,7 @@ def test_texts_that_cannot_be_learned_are_refused() -> None:
     with pytest.raises(ValueError, match="says nothing of labels"):
         Texts(hashed, [(0,), ()])
     with pytest.raises(ValueError, match="not finite"):
-        Texts(hashed * np.float32(np.inf), [(0,), (1,)])
+        Texts(hashed + np.float32(np.inf), [(0,), (1,)])
     for sets in ([(0,), (2, 1)], [(0,), (1, 1)], [(0,), (-1, 1)]):
         with pytest.raises(ValueError, match="ascending, each once, from 0 on"):
             Texts(hashed, sets)
