@@ -1,0 +1,16 @@
+"""Corrector networks for stale embeddings: a small map stands in for encoding a whole catalogue again.
+
+Serving: `rows_to_encode` says which images to encode anew, `fit_corrector` fits one map per source producer and gives
+it up where the probe sees no help, `floor_estimate` says what no map can mend, `corrected_gallery` applies maps to raw
+rows, `fit_error_head` with `backfill_order` says which images to encode next. Training: `CatalogueNegatives` is the
+loss against targets that a policy chose from the whole catalogue, `CorrectedCache` the policy of this method,
+`baselines` the others; `Catalogue.encodes` counts alike for all. `agreement` measures the mechanism and its bounds.
+
+Source: "A Fresh Take on Stale Embeddings" (ICML 2024, arXiv 2409.01890), of which the scoring model, the schedule of
+warm-up and joint training and the mean-square drift loss are known; architecture and all numbers are the method file's
+(its section 11). Deviations from that file: one encoder for queries and targets, as everywhere in the product; cosine
+alone, so N always normalises; beta is fixed, not learned; drift targets are what the loss encoded, or, where the
+encoder trains with batch statistics or dropout, encoded again; the error head never moves the map and learns from
+errors on pairs its map had not seen. Left out, being off by default there: logit-matching term, importance weights of
+sampled targets, write-back with stamps, replay of old batches, re-embedding of the worst shard.
+"""

@@ -1,0 +1,90 @@
+"""Every setting of the method, with the defaults of the method file."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """How a map is fitted to pairs of a stale and a fresh embedding."""
+
+    hidden: int | None = None  # m, width of the residual branch, >= 1; None: 2 D
+    # Tried in this order, each in units of the mean squared entry of the stale vectors times their number; > 0.
+    ridges: tuple[float, ...] = (1e-7, 1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+    steps: int = 500  # of Adam on the whole map, after the ridge; 0: the affine map at most
+    batch: int = 256  # >= 1
+    learning_rate: float = 1e-3  # > 0
+    weight_decay: float = 1e-4  # decoupled, >= 0: pulls towards the identity
+    check_every: int = 50  # steps from one look at the probe to the next, >= 1; the best seen is kept
+    helps_below: float = 0.9  # of the identity's probe error: a map above it is not used, (0, 1]
+
+    def __post_init__(self) -> None:
+        if self.hidden is not None and self.hidden < 1:
+            raise ValueError(
+                f"hidden is {self.hidden}, it must be at least 1, or None for twice the dimension"
+            )
+        if not self.ridges or min(self.ridges) <= 0:
+            raise ValueError(f"ridges are {self.ridges}, expected at least one, all above 0")
+        if self.steps < 0 or min(self.batch, self.check_every) < 1:
+            raise ValueError(
+                f"steps is {self.steps} (>= 0), batch {self.batch} and check_every {self.check_every} (>= 1)"
+            )
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate} (> 0), weight_decay {self.weight_decay} (>= 0)"
+            )
+        if not 0 < self.helps_below <= 1:
+            raise ValueError(f"helps_below is {self.helps_below}, allowed above 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which targets of the catalogue a query is trained against."""
+
+    count: int = 8  # k, targets per query, >= 0
+    sampling: Literal["top", "gumbel"] = "top"  # the k highest, or k drawn without replacement
+    inverse_temperature: float = 20.0  # beta of what is drawn from, >= 0; 0 draws uniformly
+    # Cosine above which an item of another label is taken for one that was not marked as the query's.
+    ceiling: float = float("inf")
+    chunk: int = 65_536  # catalogue columns scored at a time, >= 1
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("top", "gumbel"):
+            raise ValueError(f"sampling is {self.sampling!r}, allowed: top, gumbel")
+        if self.count < 0 or self.chunk < 1 or self.inverse_temperature < 0:
+            raise ValueError(
+                f"count is {self.count} (>= 0), chunk {self.chunk} (>= 1), "
+                f"inverse_temperature {self.inverse_temperature} (>= 0)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointConfig:
+    """How the corrector learns while the encoder does."""
+
+    hidden: int | None = None  # as FitConfig
+    learning_rate: float = 1e-3  # of the corrector's own Adam, > 0
+    weight_decay: float = 1e-4  # >= 0
+    steps: int = 1  # c, of the corrector per step of the encoder, >= 1
+    refresh: int = 100  # r, steps from one correction of the whole cache to the next, >= 1
+    uniform_share: float = (
+        0.2  # rho_u, uniformly drawn targets per selected one, >= 0; each is encoded for this
+    )
+    probe: int = 200  # items of the permanent probe, encoded anew at each check; >= 1
+    check_every: int = 200  # steps from one check to the next, >= 1
+    checks: int = 3  # in a row without help before the map is given up, >= 1
+    helps_below: float = 0.9  # as FitConfig
+
+    def __post_init__(self) -> None:
+        counts = {
+            name: getattr(self, name) for name in ("steps", "refresh", "probe", "check_every", "checks")
+        }
+        if min(counts.values()) < 1 or (self.hidden is not None and self.hidden < 1):
+            raise ValueError(f"{counts} and hidden {self.hidden} must be at least 1")
+        if self.learning_rate <= 0 or self.weight_decay < 0 or self.uniform_share < 0:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate} (> 0), weight_decay {self.weight_decay} and "
+                f"uniform_share {self.uniform_share} (both >= 0)"
+            )
+        if not 0 < self.helps_below <= 1:
+            raise ValueError(f"helps_below is {self.helps_below}, allowed above 0 to 1")

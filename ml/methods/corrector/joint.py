@@ -1,0 +1,106 @@
+"""A cache that is never encoded anew: a corrector learns, beside the encoder, what its embeddings would be by now."""
+
+import torch
+from torch import Tensor
+
+from ml.losses.truncated_softmax import drift_loss
+from ml.methods.corrector.catalogue import Catalogue
+from ml.methods.corrector.config import FitConfig, JointConfig, Selection
+from ml.methods.corrector.fitting import Fitted, fit_corrector, optimiser_of
+from ml.methods.corrector.pairs import Pairs
+from ml.methods.corrector.probe import ProbeReport, Watch, probed
+from ml.methods.corrector.selection import selected
+from ml.models.corrector import Corrector
+from ml.training.loop import Logs
+
+
+class CorrectedCache:
+    """A policy (ml.methods.corrector.training): targets by similarity to the corrected cache.
+
+    `watch.alert` says when the probe found three times in a row that correcting does not help; from then on the stale
+    cache is used as it is and nothing is learned.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        cache: Tensor,
+        selection: Selection,
+        config: JointConfig,
+        *,
+        seed: int,
+        corrector: Corrector | None = None,
+    ) -> None:
+        """cache: (N, D) unit L2 norm, float16 or float32; it is never changed. corrector: from `warmed_up`, when the
+        cache is of another model than the encoder is at its start; by default the identity.
+        """
+        if len(cache) != len(catalogue):
+            raise ValueError(f"the cache has {len(cache)} rows, the catalogue {len(catalogue)} items")
+        self.catalogue, self.cache, self.selection, self.config = catalogue, cache, selection, config
+        self.corrector = corrector or Corrector(cache.shape[1], hidden=config.hidden, seed=seed)
+        self.optimiser = optimiser_of(self.corrector, config.learning_rate, config.weight_decay)
+        self.watch = Watch(below=config.helps_below, checks=config.checks)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.probe = torch.randperm(len(catalogue), generator=self.generator)[: config.probe].sort().values
+        self.view = cache
+
+    def choose(self, queries: Tensor, labels: Tensor, step: int) -> Tensor:
+        """As Policy.choose. The view is corrected anew every config.refresh steps, the probe looked at between."""
+        if step % self.config.check_every == 0:
+            self.watch.look(self.report())
+        if self.watch.alert is not None:
+            self.view = self.cache
+        elif (step - 1) % self.config.refresh == 0:
+            self.view = torch.from_numpy(self.corrector.corrected(self.cache.numpy()))
+        return selected(
+            queries,
+            labels,
+            self.view,
+            self.catalogue.labels,
+            selection=self.selection,
+            generator=self.generator,
+        )
+
+    def learn(self, ids: Tensor, trained: Tensor) -> Logs:
+        """As Policy.learn: steps of the corrector alone, on what the loss encoded and a uniform share."""
+        if self.watch.alert is not None:
+            return {"fallen_back": 1.0}
+        count = round(self.config.uniform_share * len(ids))
+        uniform = torch.randint(len(self.catalogue), (count,), generator=self.generator)
+        fresh = self.catalogue.settled(ids, trained)
+        if count:
+            fresh = torch.cat([fresh, self.catalogue.fresh(uniform)])
+        stale = self.cache[torch.cat([ids, uniform])].float()
+        first = 0.0
+        for step in range(self.config.steps):
+            self.optimiser.zero_grad(set_to_none=True)
+            loss = drift_loss(self.corrector(stale), fresh)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+            first = first if step else float(loss.detach())
+        self.optimiser.zero_grad(set_to_none=True)
+        return {"drift": first, "fallen_back": 0.0}
+
+    def report(self) -> ProbeReport:
+        """The corrector as it stands on the permanent probe, encoded now (an extra)."""
+        stale = self.cache[self.probe].float().numpy()
+        pairs = Pairs(stale, self.catalogue.fresh(self.probe).float().numpy())
+        return probed(self.corrector.corrected(stale), pairs)
+
+
+def warmed_up(
+    catalogue: Catalogue, cache: Tensor, config: FitConfig, *, pairs: int = 5_000, seed: int = 0
+) -> Fitted:
+    """A map fitted to uniformly drawn items that are encoded now, a fifth of them the probe: counts them as extra.
+
+    For a cache of another model before training, and for any once training has ended and the encoder stands still
+    (method file, section 4, steps 2 and 4). pairs: 5 at least, the whole catalogue at most.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(catalogue), generator=generator)[:pairs]
+    if len(rows) < 5:
+        raise ValueError(f"{len(rows)} pairs, at least 5 are needed: four to fit and one to judge by")
+    drawn = Pairs(cache[rows].float().numpy(), catalogue.fresh(rows).float().numpy())
+    order = torch.arange(len(rows)).numpy()
+    held_out = len(rows) // 5
+    return fit_corrector(drawn.picked(order[held_out:]), drawn.picked(order[:held_out]), config, seed=seed)
