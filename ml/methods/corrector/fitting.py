@@ -15,7 +15,6 @@ from ml.methods.corrector.probe import ProbeReport, Values, fallback_alert, prob
 from ml.models.corrector import Corrector
 
 Kind = Literal["identity", "affine", "full"]
-_EPS = 1e-5  # of Adam: far below the gradient of any drift, far above that of rounding, which it must not magnify
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def _trained(
 
 def optimiser_of(corrector: Corrector, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """The corrector's own, apart from the encoder's."""
-    return torch.optim.AdamW(corrector.parameters(), lr=learning_rate, weight_decay=weight_decay, eps=_EPS)
+    return torch.optim.AdamW(corrector.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
 
 def _batch(rng: np.random.Generator, count: int, size: int) -> Ids:

@@ -8,7 +8,7 @@ from ml.methods.corrector.catalogue import Catalogue
 from ml.methods.corrector.config import FitConfig, JointConfig, Selection
 from ml.methods.corrector.fitting import Fitted, fit_corrector, optimiser_of
 from ml.methods.corrector.pairs import Pairs
-from ml.methods.corrector.probe import ProbeReport, Watch, probed
+from ml.methods.corrector.probe import NO_DRIFT, ProbeReport, Watch, probed
 from ml.methods.corrector.selection import selected
 from ml.models.corrector import Corrector
 from ml.training.loop import Logs
@@ -71,15 +71,16 @@ class CorrectedCache:
         if count:
             fresh = torch.cat([fresh, self.catalogue.fresh(uniform)])
         stale = self.cache[torch.cat([ids, uniform])].float()
-        first = 0.0
-        for step in range(self.config.steps):
-            self.optimiser.zero_grad(set_to_none=True)
+        losses = []
+        for _ in range(self.config.steps):
             loss = drift_loss(self.corrector(stale), fresh)
+            losses.append(float(loss.detach()))
+            if losses[-1] < NO_DRIFT:  # Adam would make steps of their full length out of rounding
+                break
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
-            first = first if step else float(loss.detach())
-        self.optimiser.zero_grad(set_to_none=True)
-        return {"drift": first, "fallen_back": 0.0}
+            self.optimiser.zero_grad(set_to_none=True)
+        return {"drift": losses[0], "fallen_back": 0.0}
 
     def report(self) -> ProbeReport:
         """The corrector as it stands on the permanent probe, encoded now (an extra)."""
