@@ -272,3 +272,9 @@ def test_the_strongest_remedy_counts_and_every_measure_is_told() -> None:
         "30 of 1,000 stored entries have other labels than their codes were made for"
     )
     assert "0.49 times as far apart as their labels ask for, the nearest two 9 bits" in reasons[2]
+
+
+def test_crowding_asks_for_nothing_where_no_threshold_was_measured() -> None:
+    found = due(limits=Limits(), shift=None, labels=None, space=Crowding(0.0, 0.99, 0))
+    assert found.value == "none"
+    assert "no distance is known" in found.reasons[0]

@@ -24,13 +24,31 @@ ABOUT = (
     "new classes are the reserved ones, the validation classes and two more of grocery; settings were chosen on "
     "validation photos of the validation classes (below). Full retraining replaces every stored code."
 )
+FINDINGS = (
+    "**What it came to.** No stored code ever changed. An update finds new classes about as well as retraining "
+    "everything does, on the union better with codes from the network, in an eighth of the time where retraining "
+    "takes over a minute; a step costs the same beside a million stored codes as beside ten thousand. Old queries "
+    "lose little in any one increment, but on grocery the base classes have lost more than the two points that C6b "
+    "allows after ten, and after four already: full retraining, which may change every code, loses nearly as much "
+    "(`base_map_after`), for new classes that look like old ones draw their queries away; mode `analytic` stays "
+    "within two points and learns new classes least, their words hardly at all. Heads that are not held to stored "
+    "codes lose nearly all old queries; heads trained on new data alone learn nothing at the rate that spares the "
+    "old. Full replay, or every real feature kept, is no better than Gaussians: what forgets is not the memory. Of "
+    "the parts, the own-code loss and the share of old in replay matter; refit, balance, alignment, code step and "
+    "clean targets change less than a point on grocery (one seed); the likelihood form collapses, for pairs without "
+    "a common label outnumber the others fifty to one. Words: the text head finds photos whose own text lacks the "
+    "words, and its fusion with BM25 beats BM25 there and over all; photos asking texts gain little from fusion. A "
+    "cell of C6f that does not hold has a large gain and few new queries. The alarm, set from validation photos, "
+    "fires on the union's unshifted test photos, which differ a little from them: its statistic says how far, and "
+    "the measured thresholds decide. "
+)
 COLUMNS = [
     "map_all", "map_old", "map_new", "base_map_before", "base_map_after", "words_map_all", "words_map_new",
     "to_words_map_all", "to_words_map_new", "training_seconds", "old_codes_changed", "distance_ratio", "bit_entropy",
     "distinct_codes", *SHIFT_COLUMNS, "lost", "loss",
 ]  # fmt: skip
 CLAIMED = ("grocery", "union", "fashion_mnist", "words")  # places that a whole run shows
-CURVES = (SHIPPED, "analytic", "full retraining", "no update", "new only", "exemplars")
+CURVES = (SHIPPED, "analytic", "full retraining", "no update")
 CHANGED = ("map_all", "map_old", "map_new", "words_map_all", "training_seconds")
 CHOICES = [
     {
@@ -76,7 +94,7 @@ def present(evidence: Evidence) -> dict[str, Any]:
     plots += [*_validation_curves(evidence), *growth_plots(evidence), *shift_plots(evidence)]
     return {
         "title": "Lifelong cross-modal hashing (C6a to C6g)",
-        "about": _what_is_missing(evidence) + ABOUT,
+        "about": (_what_is_missing(evidence) or FINDINGS) + ABOUT,
         "tables": [table for table in tables if table["rows"]],
         "columns": COLUMNS,
         "plots": [plot for plot in plots if plot["series"]],
@@ -205,7 +223,7 @@ def _over_increments(evidence: Evidence, setting: str) -> dict[str, Any]:
     short = next(key for key, title in STORES.items() if title == store)
     return {
         "file": f"lifelong_{place.replace(', ', '_').replace(' ', '_')}_{short}.png",
-        "title": f"Old and new queries over increments: {place}, {store}",
+        "title": f"{place}, {store}",
         "kind": "line", "x_label": "increment", "y_label": "mAP among everything stored", "series": series,
     }  # fmt: skip
 
@@ -228,7 +246,8 @@ def _validation_curves(evidence: Evidence) -> list[dict[str, Any]]:
                 }
             )
         plots.append({
-            "file": "lifelong_time.png", "title": "Validation over time: an update and full retrainings",
+            "file": "lifelong_time.png",
+            "title": "Validation over time: full retraining on all classes, an update on its new ones",
             "kind": "line", "x_label": "seconds", "x_scale": "log", "y_label": "minus pair loss of held-out photos",
             "series": series,
         })  # fmt: skip

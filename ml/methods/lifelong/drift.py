@@ -82,18 +82,18 @@ def crowding(codewords: NDArray[np.int8], target: Floats) -> Crowding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """From where on each remedy is due.
+    """From where on each remedy is due. Defaults: measured on `grocery` by the lifelong experiment (its tables "When a
+    remedy is due" and "From where on moved labels call for new codes"); another catalogue's may differ.
 
-    partial_from, full_from: statistic of an alarm that has fired. lost_from: `LabelDrift.lost`. crowded_below:
-    `Crowding.smallest`. None has a default; the lifelong experiment measures the first three (its tables "When a remedy
-    is due" and "From where on moved labels call for new codes"). No value of `crowded_below` was found: down to codes
-    of 8 bits, whose nearest codewords are one, new codes of the same length answered no better.
+    partial_from, full_from: statistic of an alarm that has fired. full_from stands on one shift alone that called for a
+    new trunk. lost_from: `LabelDrift.lost`. crowded_below: `Crowding.smallest`; None, for no value was found: down to
+    codes of 8 bits, whose nearest codewords are one, new codes of the same length answered no better.
     """
 
-    partial_from: float
-    full_from: float
-    lost_from: float
-    crowded_below: float
+    partial_from: float = 0.137
+    full_from: float = 1.98
+    lost_from: float = 0.0142
+    crowded_below: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,11 @@ def _of_shift(shift: Alarm, limits: Limits) -> tuple[Remedy, str]:
     if not shift.has_fired:
         return "none", f"{seen}: as usual"
     if shift.statistic >= limits.full_from:
-        return "full", f"{seen}: from {limits.full_from:g} on refitted heads do not make up for it"
+        return "full", f"{seen}: from {limits.full_from:g} on a new trunk gives back far more than new heads"
     if shift.statistic >= limits.partial_from:
         return (
             "partial",
-            f"{seen}: from {limits.partial_from:g} on it costs quality, refitted heads make up for it",
+            f"{seen}: from {limits.partial_from:g} on it costs quality, of which new heads give back a part",
         )
     return "none", f"{seen}: unusual, but only from {limits.partial_from:g} on it costs quality"
 
@@ -149,6 +149,9 @@ def _of_labels(labels: LabelDrift, limits: Limits) -> tuple[Remedy, str]:
 def _of_space(space: Crowding, limits: Limits) -> tuple[Remedy, str]:
     seen = (
         f"two label sets are {space.smallest:.2f} times as far apart as their labels ask for, the nearest two "
-        f"{space.nearest} bits (new codes below {limits.crowded_below:g})"
+        f"{space.nearest} bits"
     )
-    return ("full" if space.smallest < limits.crowded_below else "none"), seen
+    if limits.crowded_below is None:
+        return "none", f"{seen} (no distance is known below which new codes answer better)"
+    asks = space.smallest < limits.crowded_below
+    return ("full" if asks else "none"), f"{seen} (new codes below {limits.crowded_below:g})"
