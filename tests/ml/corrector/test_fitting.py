@@ -90,7 +90,10 @@ def test_the_probe_decides_how_long_to_train_and_how_strong_the_ridge_is() -> No
     noise = 0.2 * np.random.default_rng(5).normal(size=stale.shape)
     pairs = Pairs(stale, unit(stale + 0.3 * stale @ skew + noise))
     probe, unseen = (Pairs(some, unit(some + 0.3 * some @ skew)) for some in (held, other))
-    chosen = fit_corrector(pairs, probe, CONFIG)
+    config = FitConfig(steps=200, learning_rate=1e-2)
+    chosen, affine = (fit_corrector(pairs, probe, some) for some in (config, replace(config, steps=0)))
+    assert chosen.steps < 200
+    assert chosen.report.error <= affine.report.error
     assert chosen.ridge > min(CONFIG.ridges)
     weakest = Corrector(D)
     weakest.set_affine(ridge_map(pairs, ridge=min(CONFIG.ridges)))

@@ -237,6 +237,26 @@ def test_one_encoder_for_both_sides_gets_the_sum_of_both_gradients_once() -> Non
         torch.testing.assert_close(ours, oracle, atol=1e-5, rtol=1e-4)
 
 
+class Asked(InBatch):
+    """Keeps what it was asked with."""
+
+    queries: Tensor
+
+    def choose(self, queries: Tensor, labels: Tensor, step: int) -> Tensor:
+        self.queries = queries
+        return super().choose(queries, labels, step)
+
+
+def test_a_policy_is_asked_without_a_gradient_to_follow() -> None:
+    items, features = catalogue(LABELS)
+    policy = Asked()
+    CatalogueNegativesTrainer(encoder_of(items), CatalogueNegatives(items, policy)).training_step(
+        next(Stream(features).epoch(0))
+    )
+    assert policy.queries.shape == (16, DIMENSION)
+    assert not policy.queries.requires_grad
+
+
 def turned(model: FeatureEncoder, angle: float) -> None:
     """Turn all embeddings a little further in the plane of each two neighbouring dimensions."""
     turn = torch.eye(DIMENSION)
@@ -302,6 +322,29 @@ def test_a_negative_cache_holds_what_was_encoded_and_what_had_its_turn() -> None
     changed = torch.nonzero((policy.view != cache).any(dim=1)).flatten()
     assert changed.tolist() == [0, 1, 2, 3, 4, 5, 50, 60]
     torch.testing.assert_close(policy.view[changed], fresh[changed], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("is_uniform", [True, False])
+def test_uniform_targets_do_not_go_by_similarity_and_those_of_a_negative_cache_do(
+    *, is_uniform: bool
+) -> None:
+    items, _ = catalogue(LABELS)
+    cache = items.everything(purpose="measured")
+    one = Selection(count=1, inverse_temperature=3.0)
+    policy = (
+        UniformTargets(items, cache, one, seed=0)
+        if is_uniform
+        else NegativeCache(items, cache, one, seed=0, renewed=0)
+    )
+    asked = 4_000
+    chosen = policy.choose(cache[:1].expand(asked, -1), torch.zeros(asked, dtype=torch.int64), 1).flatten()
+    cosines = (cache @ cache[0]).masked_fill(items.labels == 0, -torch.inf)
+    nearest = cosines.topk(20).indices
+    share = 20 / 180 if is_uniform else float(torch.softmax(3 * cosines, dim=0)[nearest].sum())
+    assert float(torch.isin(chosen, nearest).float().mean()) == pytest.approx(
+        share, abs=3 * (share * (1 - share) / asked) ** 0.5
+    )
+    assert is_uniform or share > 0.2
 
 
 def test_a_corrector_that_misleads_is_given_up_and_the_stale_cache_used_as_it_is() -> None:
