@@ -78,8 +78,9 @@ def experiment_section(result: dict[str, Any]) -> list[str]:
         lines += [f"![{plot['title']}](results/{plot['file']})", ""]
     for setting in dict.fromkeys(row["setting"] for row in result["rows"]):
         own = [row for row in result["rows"] if row["setting"] == setting]
-        lines += [f"**Rows: {setting}** (mean ± standard deviation over seeds)", ""]
-        lines += [*table(over_seeds(own, result.get("columns"))), ""]
+        shown = over_seeds(own, result.get("columns"))
+        if any(row.keys() - {"name", "seeds"} for row in shown):
+            lines += [f"**Rows: {setting}** (mean ± standard deviation over seeds)", "", *table(shown), ""]
     return lines + _tables(result)
 
 

@@ -11,6 +11,8 @@ CLAIMED_SEEDS = 10  # tier A, of the arms that claims name
 DESCRIBED_SEEDS = 3
 ABLATION_SEEDS = 1
 WORDS = 2048  # buckets of hashed texts
+RANDOM_FEATURES = 2048  # a hidden layer that is drawn and never trained: only its last layer is solved
+UNTRAINED = 1e-9  # a rate that moves nothing
 UNBOUNDED = 1e6  # replayed features to a new one: as many as there are
 
 Kind = Literal["update", "retrain", "frozen"]
@@ -52,9 +54,16 @@ def described_arms() -> Iterator[Arm]:
     yield Arm(name="exemplars", config=replace(UPDATE, mode="exemplar"))
     yield Arm(name="all features kept", config=replace(UPDATE, mode="exemplar", exemplars=None))
     yield Arm(
-        name="fine-tuning, codes not fixed", config=replace(UPDATE, mode="new_only", holds_stored_codes=False)
+        name="fine-tuning, not held to stored codes",
+        config=replace(UPDATE, mode="new_only", holds_stored_codes=False),
     )
     yield Arm(name="DIHN's form", config=_dihn(), renews=True)
+    yield Arm(
+        name="analytic, random features", config=replace(UPDATE, mode="analytic", hidden=RANDOM_FEATURES),
+        base=replace(
+            BASE, rounds=0, final_epochs=1, learning_rate=UNTRAINED, hidden=RANDOM_FEATURES
+        ),
+    )  # fmt: skip
 
 
 def _dihn() -> LifelongConfig:
@@ -71,7 +80,7 @@ def _dihn() -> LifelongConfig:
 def ablations() -> Iterator[Arm]:
     """Section 11 of the method file; each differs from the shipped arm in what its name says."""
     changes: dict[str, dict[str, Any]] = {
-        "no refit": {"refits": False},
+        "base without refit": {"refits": False},
         "plain cosine": {"is_centred": False},
         "likelihood": {"pair_loss": "likelihood"},
         "no own codes": {"own_code_weight": 0.0},

@@ -14,6 +14,7 @@ from ml.experiments.statistics import resampled_difference
 
 CLAIMED = ("grocery", "union")  # other chains check plausibility
 OLD_LOSS, OLD_LOSS_AT_THE_END = 0.01, 0.02
+MANY_STEPS = 10
 SHORTEST_FULL = 60.0  # seconds of full retraining below which a ratio of times says little
 
 
@@ -33,16 +34,18 @@ def _of_chain(setting: str, evidence: Evidence) -> Iterable[Question]:
     yield Question(
         id="C6a", cell=setting, statistic="old_codes_changed", setting=setting, a=Side(SHIPPED, "old_codes_changed"),
         target="value <= 0", min_seeds=CLAIMED_SEEDS,
+        note="by digest; an update is given sums of stored codes, never the codes",
     )  # fmt: skip
     metrics = {str(key) for row in evidence.rows if row["setting"] == setting for key in row}
     steps = sorted(int(key.rsplit("_", 1)[1]) for key in metrics if key.startswith("old_map_after_"))
     for step in steps:
         sides = (f"old_map_before_{step}", f"old_map_after_{step}")
         yield _old_loss(evidence, setting, f"increment {step}", sides, OLD_LOSS)
-    sides = ("base_map_before", "base_map_after")
-    yield _old_loss(
-        evidence, setting, f"base queries after {len(steps)} increments", sides, OLD_LOSS_AT_THE_END
-    )
+    if len(steps) == MANY_STEPS:
+        sides = ("base_map_before", "base_map_after")
+        yield _old_loss(
+            evidence, setting, f"base queries after {MANY_STEPS} increments", sides, OLD_LOSS_AT_THE_END
+        )
     for kind, limit in (("all", -0.01), ("new", -0.03)):
         yield Question(
             id="C6c", cell=f"{setting}, {kind} queries", statistic="map_minus_full_retrain", setting=setting,
@@ -66,7 +69,6 @@ def _old_loss(evidence: Evidence, setting: str, when: str, sides: tuple[str, str
     return Question(
         id="C6b", cell=f"{setting}, {when}", statistic="old_query_map_loss", setting=setting, a=Side(SHIPPED, before),
         b=Side(SHIPPED, after), target=f"value <= {np.floor(allowed * 1e4) / 1e4}", min_seeds=CLAIMED_SEEDS,
-        note=f"standard error {error:.4f}",
     )  # fmt: skip
 
 
@@ -84,6 +86,10 @@ def _of_time(evidence: Evidence) -> Iterable[Question]:
         rounds = cheapest_full(evidence, setting)
         measured = evidence.values(setting=setting, name="timing", metric=f"full_{rounds}_seconds")
         seconds = np.mean(list(measured.values()))
+        quality = [
+            np.mean(list(evidence.values(setting=setting, name="timing", metric=f"{name}_map").values()))
+            for name in ("feature_gaussian", f"full_{rounds}")
+        ]
         short = (
             "" if seconds >= SHORTEST_FULL else f", below the {SHORTEST_FULL:.0f} s that make a ratio telling"
         )
@@ -91,5 +97,6 @@ def _of_time(evidence: Evidence) -> Iterable[Question]:
             id="C6d", cell=f"{setting}, full retraining of {rounds} of {LENGTHS} rounds", statistic="update_time_ratio",
             setting=setting, a=Side("timing", "feature_gaussian_seconds"), b=Side("timing", f"full_{rounds}_seconds"),
             compare="ratio", target="value <= 0.2", min_seeds=3,
-            note=f"full retraining took {seconds:.0f} s{short}; the shortest within {WITHIN:g} mAP of the best",
+            note=f"full retraining took {seconds:.0f} s{short}; the shortest within {WITHIN:g} mAP of the best; mAP of "
+            f"test photos {quality[1]:.3f}, of the update {quality[0]:.3f}",
         )  # fmt: skip

@@ -85,7 +85,7 @@ def growth_questions(evidence: Evidence) -> list[Question]:
         Question(
             id="C6e", cell=cell, statistic="step_growth_ratio", setting=SETTING, compare="ratio",
             a=Side(NAME, f"{metric}_1m"), b=Side(NAME, f"{metric}_10k"), target="value <= 1.1", min_seeds=SEEDS,
-            note="digest, gate and statistics, which grow with the codes, are apart",
+            note=f"{SETS} label sets at every size; digest, gate and statistics, which grow with the codes, are apart",
         )
         for cell, metric in (("time of a step", "step_ms"), ("memory of a training", "memory_mb"))
     ]  # fmt: skip

@@ -45,7 +45,8 @@ FINDINGS = (
 COLUMNS = [
     "map_all", "map_old", "map_new", "base_map_before", "base_map_after", "words_map_all", "words_map_new",
     "to_words_map_all", "to_words_map_new", "training_seconds", "old_codes_changed", "distance_ratio", "bit_entropy",
-    "distinct_codes", *SHIFT_COLUMNS, "lost", "loss",
+    "distinct_codes", "map_words", "map_lacking", "map_text", "map_text_category", "weight", "queries_lacking",
+    *SHIFT_COLUMNS, "lost", "loss",
 ]  # fmt: skip
 CLAIMED = ("grocery", "union", "fashion_mnist", "words")  # places that a whole run shows
 CURVES = (SHIPPED, "analytic", "full retraining", "no update")

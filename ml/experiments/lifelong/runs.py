@@ -42,7 +42,7 @@ def measure(task: Task, _checkpoint: Path) -> RunRecord:
     exam = Exam(task.place.curriculum(task.arm.scheme))
     ends = task.place.features.chain.ends
     per_query: dict[str, Values] = {}
-    values: Row = {"old_codes_changed": 0}
+    values: Row = {} if task.arm.kind == "retrain" else {"old_codes_changed": 0}  # all of them, by design
     seen = list(stages(task.place, task.arm, task.store, seed=task.seed))
     codes = [exam.codes(stage.heads) for stage in seen]
     for place, (parent, stage) in enumerate(pairwise(seen)):

@@ -21,10 +21,11 @@ from ml.experiments.lifelong.arms import (
     described_arms,
     main_arms,
 )
-from ml.experiments.lifelong.asking import claims_of
+from ml.experiments.lifelong.asking import MANY_STEPS, claims_of
 from ml.experiments.lifelong.bases import Place
 from ml.experiments.lifelong.curriculum import LabelScheme
 from ml.experiments.lifelong.growth import planned_growth
+from ml.experiments.lifelong.noise import SHARES, with_wrong_labels
 from ml.experiments.lifelong.runs import Task, measure
 from ml.experiments.lifelong.shift_runs import planned_shifts
 from ml.experiments.lifelong.stored_drift import planned_stored_drift
@@ -34,10 +35,10 @@ from ml.experiments.lifelong.words_runs import planned_words
 from ml.experiments.protocol import Options, PlannedRun
 from ml.training.memory import fastest_precision
 
-UNION, ALONE, DIGITS = "union", "grocery", "fashion_mnist"
+UNION, ALONE = "union", "grocery"
 BASE_CLASSES = 49  # of grocery
 QUERIES_PER_CLASS = 200  # of digits
-FEW_STEPS, MANY_STEPS = 4, 10
+FEW_STEPS = 4
 UNION_STEPS = 5
 UNION_SHIFTS = (0.3, 0.6)  # strengths of planted shifts
 VIEWS = 5  # augmented ones of each entry, where an update's time is measured
@@ -101,7 +102,17 @@ def _alone_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:
     stand = _Stand.of(chain, f"{ALONE}, {FEW_STEPS} increments", options)
     planned = [*stand.made, *stand.runs(main_arms(CLAIMED_SEEDS), staged=True), *stand.runs(described_arms())]
     drift = [*planned_shifts(stand.place, options), *planned_stored_drift(stand.place, options)]
-    return [*planned, *drift, *stand.runs(ablations(), stores=("encoded",))]
+    noisy = [run for share in SHARES for run in _noisy_runs(stand, share)]
+    return [*planned, *drift, *stand.runs(ablations(), stores=("encoded",)), *noisy]
+
+
+def _noisy_runs(stand: "_Stand", share: float) -> Iterator[PlannedRun]:
+    """What claims name, taught by entries of which some have wrong labels."""
+    noisy = replace(stand, place=with_wrong_labels(stand.place, share))
+    for arm in _at_the_end(main_arms(DESCRIBED_SEEDS)):
+        yield from noisy.runs(
+            [replace(arm, name=f"{arm.name}, {share:.0%} wrong labels")], stores=("encoded",)
+        )
 
 
 def _many_runs(dataset: Dataset, options: Options) -> list[PlannedRun]:

@@ -122,11 +122,17 @@ def words_questions(evidence: Evidence) -> list[Question]:
         Question(
             id="C6g", cell=scene.title, statistic="text_fusion_minus_bm25", setting=setting, family="C6g",
             a=Side("fused", "map_lacking"), b=Side("bm25", "map_lacking"), target="low > 0", min_seeds=CLAIMED_SEEDS,
-            note="photos whose text lacks the query's words; the relevant ones that have them are taken away",
+            note="photos whose text lacks the query's words, the relevant ones that have them taken away: "
+            f"{_lacking(evidence, setting)} queries have any",
         )
         for scene, setting in asked
         if setting in settings
     ]  # fmt: skip
+
+
+def _lacking(evidence: Evidence, setting: str) -> int:
+    found = evidence.values(setting=setting, name="fused", metric="queries_lacking")
+    return int(next(iter(found.values())))
 
 
 def measured_words(

@@ -1,5 +1,6 @@
 """A cache that is never encoded anew: a corrector learns, beside the encoder, what its embeddings would be by now."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,6 +103,5 @@ def warmed_up(
     if len(rows) < 5:
         raise ValueError(f"{len(rows)} pairs, at least 5 are needed: four to fit and one to judge by")
     drawn = Pairs(cache[rows].float().numpy(), catalogue.fresh(rows).float().numpy())
-    order = torch.arange(len(rows)).numpy()
-    held_out = len(rows) // 5
+    order, held_out = np.arange(len(rows)), len(rows) // 5
     return fit_corrector(drawn.picked(order[held_out:]), drawn.picked(order[:held_out]), config, seed=seed)

@@ -49,17 +49,20 @@ class CatalogueNegatives:
         another label, those chosen for other queries too. Source: method file corrector, section 4, steps 3 b to e.
         """
         self.step += 1
-        chosen = self.policy.choose(queries.detach(), labels, self.step)
+        device = queries.device.type
+        with torch.autocast(device, enabled=False):  # the encoder alone may run in half precision
+            chosen = self.policy.choose(queries.detach(), labels, self.step)
         positives = self.catalogue.positives(labels, self.generator)
         ids = torch.unique(torch.cat([positives, chosen[chosen >= 0]]))  # ascending
         targets = self.catalogue.trained(ids)
         own = torch.searchsorted(ids, positives)
         allowed = ~forbidden(labels, self.catalogue.labels[ids])
         allowed[torch.arange(len(own)), own] = True
-        loss = truncated_softmax_loss(
-            queries, targets, own, allowed, inverse_temperature=self.inverse_temperature
-        )
-        return loss, {"task": float(loss.detach()), **self.policy.learn(ids, targets)}
+        with torch.autocast(device, enabled=False):
+            loss = truncated_softmax_loss(
+                queries, targets, own, allowed, inverse_temperature=self.inverse_temperature
+            )
+            return loss, {"task": float(loss.detach()), **self.policy.learn(ids, targets)}
 
 
 class CatalogueNegativesTrainer:

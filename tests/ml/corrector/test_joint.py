@@ -1,126 +1,23 @@
-"""Training against the whole catalogue: what each policy costs, who learns from what, and that the map keeps up."""
+"""Training against the whole catalogue: who learns from what, and that the map keeps up."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ml.data.sampling import Batch
-from ml.losses.truncated_softmax import drift_loss, truncated_softmax_loss
+from ml.losses.truncated_softmax import truncated_softmax_loss
 from ml.methods.corrector.agreement import agreement
-from ml.methods.corrector.baselines import (
-    CachedTargets,
-    InBatch,
-    Landmarks,
-    NegativeCache,
-    UniformTargets,
-)
-from ml.methods.corrector.catalogue import Catalogue, Encodes
-from ml.methods.corrector.closed_form import ridge_map, rotation_map
-from ml.methods.corrector.config import FitConfig, JointConfig, Selection
+from ml.methods.corrector.baselines import CachedTargets, InBatch
+from ml.methods.corrector.catalogue import Catalogue
+from ml.methods.corrector.config import FitConfig, JointConfig
 from ml.methods.corrector.joint import CorrectedCache, warmed_up
-from ml.methods.corrector.training import CatalogueNegatives, CatalogueNegativesTrainer, Policy
-from ml.models.encoder import FeatureEncoder
+from ml.methods.corrector.training import CatalogueNegatives, CatalogueNegativesTrainer
 from ml.training.loop import FitConfig as LoopConfig
-from ml.training.loop import fit
-from tests.ml.corrector.worlds import DIMENSION, WIDTH, catalogue, encoder
-
-FOUR = Selection(count=4)
-Make = Callable[[Catalogue, Tensor], Policy]
-
-
-class Normed(FeatureEncoder):
-    """Trains with batch statistics."""
-
-    def __init__(self) -> None:
-        super().__init__(WIDTH, code_hidden=4, code_bits=8, dimension=DIMENSION)
-        self.norm = nn.BatchNorm1d(WIDTH)
-
-    def features(self, inputs: Tensor) -> Tensor:
-        normed: Tensor = self.norm(inputs)
-        return normed
-
-
-def take(items: Catalogue, policy: Policy, steps: int) -> None:
-    """Steps on two queries, of labels 0 and 1."""
-    negatives = CatalogueNegatives(items, policy)
-    generator = torch.Generator().manual_seed(5)
-    for _ in range(steps):
-        queries = torch.nn.functional.normalize(torch.randn(2, DIMENSION, generator=generator), dim=1)
-        negatives.loss(queries, torch.tensor([0, 1]))
-
-
-JOINT = JointConfig(uniform_share=0.5, probe=2, check_every=2)
-
-
-@pytest.mark.parametrize(
-    ("make", "trained", "extra"),
-    [
-        # Six items, two of each of three labels: with k = 4 each query gets all four of the other labels, so that a
-        # step's targets are all six; alone, the two positives.
-        (lambda *_: InBatch(), 6, 0),
-        (lambda items, cache: UniformTargets(items, cache, FOUR, seed=0), 18, 0),
-        (lambda items, cache: CachedTargets(items, cache, FOUR, seed=0), 18, 0),
-        (lambda items, cache: CachedTargets(items, cache, FOUR, seed=0, period=2), 18, 6),  # before step 2
-        (lambda items, cache: CachedTargets(items, cache, FOUR, seed=0, period=1), 18, 18),
-        (lambda items, cache: NegativeCache(items, cache, FOUR, seed=0, renewed=2), 18, 6),  # two a step
-        # Three landmarks, before steps 1 and 2.
-        (lambda items, cache: Landmarks(items, cache, FOUR, rotation_map, seed=0, period=2, count=3), 18, 6),
-        # Half of six a step, and two of the probe before step 2.
-        (lambda items, cache: CorrectedCache(items, cache, FOUR, JOINT, seed=0), 18, 11),
-    ],
-    ids=[
-        "in-batch",
-        "uniform",
-        "stale",
-        "periodic",
-        "exhaustive",
-        "negative cache",
-        "landmarks",
-        "corrected",
-    ],
-)
-def test_three_steps_cost_what_a_hand_counts(make: Make, trained: int, extra: int) -> None:
-    """Invariant 9."""
-    items, _ = catalogue([0, 0, 1, 1, 2, 2])
-    cache = items.everything(purpose="measured")
-    take(items, make(items, cache), 3)
-    assert items.encodes == Encodes(trained=trained, extra=extra, measured=6)
-
-
-def test_an_encoder_with_batch_statistics_has_its_targets_encoded_again_as_they_would_be_stored() -> None:
-    model = Normed()
-    items, features = catalogue([0, 0, 1, 1, 2, 2], model)
-    policy = CorrectedCache(
-        items, items.everything(purpose="measured"), FOUR, JointConfig(uniform_share=0), seed=0
-    )
-    model.train()
-    take(items, policy, 3)
-    assert items.encodes == Encodes(trained=18, extra=18, measured=6)
-    assert model.training
-    ids = torch.tensor([4, 1])
-    trained, settled = items.trained(ids), items.settled(ids, torch.empty(0))
-    assert not torch.allclose(trained, settled)
-    model.eval()
-    with torch.no_grad():
-        torch.testing.assert_close(settled, model(features[ids])[1], atol=0, rtol=0)
-
-
-def test_a_warm_up_costs_its_pairs() -> None:
-    items, _ = catalogue([0, 1] * 30)
-    fitted = warmed_up(
-        items, torch.eye(DIMENSION)[torch.arange(60) % DIMENSION], FitConfig(steps=0), pairs=25
-    )
-    assert items.encodes == Encodes(extra=25)
-    assert fitted.report.items == 5
-    with pytest.raises(ValueError, match="4 pairs, at least 5"):
-        warmed_up(items, torch.eye(DIMENSION)[torch.zeros(60).long()], FitConfig(), pairs=4)
-
-
-LABELS = [label for label in range(10) for _ in range(20)]
+from ml.training.loop import Logs, fit
+from tests.ml.corrector.worlds import DIMENSION, FOUR, JOINT, LABELS, catalogue, encoder, encoder_of, turned
 
 
 class Stream:
@@ -203,11 +100,6 @@ def test_the_task_does_not_teach_the_corrector_nor_drift_the_encoder() -> None:
     assert not ours & {id(values) for values in trainer.module().parameters()}
 
 
-def encoder_of(items: Catalogue) -> FeatureEncoder:
-    assert isinstance(items.encoder, FeatureEncoder)
-    return items.encoder
-
-
 def test_one_encoder_for_both_sides_gets_the_sum_of_both_gradients_once() -> None:
     """Invariant 12."""
     items, features = catalogue(LABELS)
@@ -238,13 +130,24 @@ def test_one_encoder_for_both_sides_gets_the_sum_of_both_gradients_once() -> Non
 
 
 class Asked(InBatch):
-    """Keeps what it was asked with."""
+    """Keeps what it was asked and told."""
 
     queries: Tensor
+    told: tuple[Tensor, Tensor]
+    was_exact: list[bool]
+
+    def __init__(self) -> None:
+        self.was_exact = []
 
     def choose(self, queries: Tensor, labels: Tensor, step: int) -> Tensor:
         self.queries = queries
+        self.was_exact.append(not torch.is_autocast_enabled("cpu"))
         return super().choose(queries, labels, step)
+
+    def learn(self, ids: Tensor, trained: Tensor) -> Logs:
+        self.told = ids, trained
+        self.was_exact.append(not torch.is_autocast_enabled("cpu"))
+        return super().learn(ids, trained)
 
 
 def test_a_policy_is_asked_without_a_gradient_to_follow() -> None:
@@ -257,16 +160,21 @@ def test_a_policy_is_asked_without_a_gradient_to_follow() -> None:
     assert not policy.queries.requires_grad
 
 
-def turned(model: FeatureEncoder, angle: float) -> None:
-    """Turn all embeddings a little further in the plane of each two neighbouring dimensions."""
-    turn = torch.eye(DIMENSION)
-    for first in range(0, DIMENSION, 2):
-        turn[first : first + 2, first : first + 2] = torch.tensor(
-            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        )
-    with torch.no_grad():
-        model.embedding_head.weight.copy_(turn @ model.embedding_head.weight)
-        model.embedding_head.bias.copy_(turn @ model.embedding_head.bias)
+def test_under_autocast_the_encoder_alone_runs_in_half_precision() -> None:
+    items, features = catalogue(LABELS)
+    policy, batch = Asked(), next(Stream(features).epoch(0))
+    trainer = CatalogueNegativesTrainer(encoder_of(items), CatalogueNegatives(items, policy, seed=3))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = trainer.training_step(batch).loss
+    assert policy.was_exact == [True, True]
+    ids, targets = policy.told
+    positives = items.positives(batch.labels, torch.Generator().manual_seed(3))
+    own = torch.searchsorted(ids, positives)
+    allowed = batch.labels[:, None] != items.labels[ids]
+    allowed[torch.arange(16), own] = True
+    expected = truncated_softmax_loss(policy.queries, targets, own, allowed, inverse_temperature=20)
+    assert torch.equal(found, expected)
+    assert not torch.equal(targets, items.trained(ids))
 
 
 def test_a_corrected_cache_follows_an_encoder_that_moves_without_encoding_the_catalogue_again() -> None:
@@ -297,54 +205,6 @@ def test_a_corrected_cache_follows_an_encoder_that_moves_without_encoding_the_ca
     assert shares[1] < 0.4
     assert items.encodes.extra < 200  # the catalogue's own size: a uniform share of each step, and one probe
     assert torch.equal(cache, kept)
-
-
-@pytest.mark.parametrize("solve", [rotation_map, lambda pairs: ridge_map(pairs, ridge=1e-6)])
-def test_landmarks_move_the_whole_cache_as_they_have_moved(solve: Callable[..., np.ndarray]) -> None:
-    items, _ = catalogue(LABELS)
-    cache = items.everything(purpose="measured")
-    policy = Landmarks(items, cache, FOUR, solve, seed=0, period=5, count=40)
-    turned(encoder_of(items), 0.5)
-    policy.choose(cache[:2], items.labels[:2], 1)
-    torch.testing.assert_close(policy.view, items.everything(purpose="measured"), atol=1e-3, rtol=0)
-
-
-def test_a_negative_cache_holds_what_was_encoded_and_what_had_its_turn() -> None:
-    items, _ = catalogue(LABELS)
-    cache = items.everything(purpose="measured")
-    policy = NegativeCache(items, cache, FOUR, seed=0, renewed=3)
-    turned(encoder_of(items), 0.5)
-    fresh = items.everything(purpose="measured")
-    for step in (1, 2):
-        policy.choose(cache[:2], items.labels[:2], step)
-    ids = torch.tensor([50, 60])
-    policy.learn(ids, items.trained(ids))
-    changed = torch.nonzero((policy.view != cache).any(dim=1)).flatten()
-    assert changed.tolist() == [0, 1, 2, 3, 4, 5, 50, 60]
-    torch.testing.assert_close(policy.view[changed], fresh[changed], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("is_uniform", [True, False])
-def test_uniform_targets_do_not_go_by_similarity_and_those_of_a_negative_cache_do(
-    *, is_uniform: bool
-) -> None:
-    items, _ = catalogue(LABELS)
-    cache = items.everything(purpose="measured")
-    one = Selection(count=1, inverse_temperature=3.0)
-    policy = (
-        UniformTargets(items, cache, one, seed=0)
-        if is_uniform
-        else NegativeCache(items, cache, one, seed=0, renewed=0)
-    )
-    asked = 4_000
-    chosen = policy.choose(cache[:1].expand(asked, -1), torch.zeros(asked, dtype=torch.int64), 1).flatten()
-    cosines = (cache @ cache[0]).masked_fill(items.labels == 0, -torch.inf)
-    nearest = cosines.topk(20).indices
-    share = 20 / 180 if is_uniform else float(torch.softmax(3 * cosines, dim=0)[nearest].sum())
-    assert float(torch.isin(chosen, nearest).float().mean()) == pytest.approx(
-        share, abs=3 * (share * (1 - share) / asked) ** 0.5
-    )
-    assert is_uniform or share > 0.2
 
 
 def test_a_corrector_that_misleads_is_given_up_and_the_stale_cache_used_as_it_is() -> None:
@@ -403,44 +263,6 @@ def recall(items: Catalogue) -> float:
     embeddings = items.everything(purpose="measured")
     scores = (embeddings @ embeddings.T).fill_diagonal_(-2)
     return float((items.labels[scores.argmax(dim=1)] == items.labels).float().mean())
-
-
-def test_the_truncated_softmax_is_what_a_hand_computes() -> None:
-    queries = torch.tensor([[1.0, 0.0]], requires_grad=True)
-    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], requires_grad=True)
-    allowed = torch.tensor([[True, True, False]])
-    loss = truncated_softmax_loss(queries, targets, torch.tensor([0]), allowed, inverse_temperature=2.0)
-    assert loss.item() == pytest.approx(np.log(1 + np.exp(-2)))
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert queries.grad is not None
-    assert targets.grad is not None
-    assert targets.grad[2].tolist() == [0.0, 0.0]  # what is not allowed is not pushed
-    with pytest.raises(ValueError, match="a query's own positive is not allowed"):
-        truncated_softmax_loss(queries, targets, torch.tensor([2]), allowed, inverse_temperature=2.0)
-    with pytest.raises(ValueError, match="inverse_temperature is 0"):
-        truncated_softmax_loss(queries, targets, torch.tensor([0]), allowed, inverse_temperature=0)
-
-
-def test_the_drift_loss_pulls_the_corrected_alone() -> None:
-    corrected = torch.tensor([[1.0, 0.0], [0.6, 0.8]], requires_grad=True)
-    fresh = torch.tensor([[0.0, 1.0], [0.6, 0.8]], requires_grad=True)
-    loss = drift_loss(corrected, fresh)
-    assert loss.item() == pytest.approx(1.0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert corrected.grad is not None
-    assert fresh.grad is None
-
-
-def test_positives_are_any_item_of_the_label_and_all_of_them_in_turn() -> None:
-    items, _ = catalogue([2, 0, 2, 1, 2])
-    generator = torch.Generator().manual_seed(0)
-    drawn = items.positives(torch.tensor([2] * 3_000 + [1]), generator)
-    counts = torch.bincount(drawn, minlength=5).tolist()
-    assert counts[1] == 0
-    assert counts[3] == 1
-    assert min(counts[0], counts[2], counts[4]) > 900
-    with pytest.raises(ValueError, match=r"labels are \[0, 3\], not all have an item"):
-        items.positives(torch.tensor([0, 3]), generator)
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.methods.corrector.catalogue import Catalogue
+from ml.methods.corrector.config import JointConfig, Selection
 from ml.methods.corrector.pairs import Pairs
 from ml.models.encoder import FeatureEncoder
 
@@ -62,3 +63,25 @@ def catalogue(
         means[labels] + spread * rng.normal(size=(len(labels), WIDTH)), dtype=torch.float32
     )
     return Catalogue(features.__getitem__, torch.tensor(labels), model or encoder()), features
+
+
+FOUR = Selection(count=4)
+JOINT = JointConfig(uniform_share=0.5, probe=2, check_every=2)
+LABELS = [label for label in range(10) for _ in range(20)]
+
+
+def encoder_of(items: Catalogue) -> FeatureEncoder:
+    assert isinstance(items.encoder, FeatureEncoder)
+    return items.encoder
+
+
+def turned(model: FeatureEncoder, angle: float) -> None:
+    """Turn all embeddings a little further in the plane of each two neighbouring dimensions."""
+    turn = torch.eye(DIMENSION)
+    for first in range(0, DIMENSION, 2):
+        turn[first : first + 2, first : first + 2] = torch.tensor(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
+    with torch.no_grad():
+        model.embedding_head.weight.copy_(turn @ model.embedding_head.weight)
+        model.embedding_head.bias.copy_(turn @ model.embedding_head.bias)

@@ -207,7 +207,8 @@ def lacking(gain: float) -> list[RunRecord]:
                 found.append(
                     RunRecord(
                         name=name, setting=f"words/{scene.title}/text to image", seed=seed,
-                        values={"map_lacking": float(values.mean())}, per_query={"map_lacking": values},
+                        values={"map_lacking": float(values.mean()), "queries_lacking": 7},
+                        per_query={"map_lacking": values},
                     )
                 )  # fmt: skip
     return found
@@ -219,6 +220,7 @@ def test_the_claim_is_asked_of_the_catalogue_and_of_both_forms_of_grocery() -> N
     assert [claim.question.cell for claim in claims] == [scene.title for scene in SCENES]
     assert {claim.question.id for claim in claims} == {"C6g"}
     assert [claim.holds for claim in claims] == [True] * 3
+    assert all(str(claim.question.note).endswith("7 queries have any") for claim in claims)
     none = evidence_of(lacking(0.0))
     assert [claim.holds for claim in answer(words_questions(none), none)] == [False] * 3
     assert words_questions(evidence_of([])) == []
