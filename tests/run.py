@@ -1,4 +1,4 @@
-"""`make test`: the whole suite on SQLite, beside it the database tests on a real PostgreSQL; one JUnit file.
+"""`make test`: the suite on SQLite, beside it that of `ml` and the database tests on a real PostgreSQL; one JUnit file.
 
 Says first which real parts were found. A missing part's tests are skipped with that reason; with CI=true they
 fail.
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -31,19 +32,27 @@ def report_of(name: str) -> Path:
     return ROOT / f"test-results-{name}.xml"
 
 
-def started(name: str, *arguments: str, output: IO[str] | None = None) -> subprocess.Popen[str]:
+def finished(name: str, *arguments: str, output: IO[str] | None = None) -> int:
+    """The exit code of one pytest of its own."""
     command = [sys.executable, "-m", "pytest", f"--junitxml={report_of(name)}", *arguments]
-    print(f"\n== {name}: {' '.join(command[1:])}", flush=True)
-    return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, text=True)
+    print(f"\n== {name}: {' '.join(command[1:])}", file=output, flush=True)
+    return subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, text=True, check=False).returncode
 
 
-def run_both() -> dict[str, int]:
-    """Exit codes. Two runs on two cores; the one on PostgreSQL is shown when the other has ended."""
-    with tempfile.TemporaryFile("w+") as kept:
-        other = started("postgresql", "-m", "database and not fault", "-p", "tests.postgresql", output=kept)
-        codes = {"sqlite": started("sqlite", "-m", "not fault").wait(), "postgresql": other.wait()}
+def run_all(*, has_postgresql: bool) -> dict[str, int]:
+    """Exit codes. Two runs at a time, for two cores; what runs beside the product's tests is shown after them."""
+    beside: dict[str, tuple[str, ...]] = {"ml": ("tests/ml", "-m", "not fault")}
+    if has_postgresql:
+        beside["postgresql"] = ("-m", "database and not fault", "-p", "tests.postgresql")
+    with tempfile.TemporaryFile("w+") as kept, ThreadPoolExecutor(1) as one_at_a_time:
+        others = {
+            name: one_at_a_time.submit(finished, name, *arguments, output=kept)
+            for name, arguments in beside.items()
+        }
+        codes = {"sqlite": finished("sqlite", "--ignore=tests/ml", "-m", "not fault")}
+        codes |= {name: other.result() for name, other in others.items()}
         kept.seek(0)
-        print(f"\n== postgresql\n{kept.read()}", flush=True)
+        print(kept.read(), flush=True)
     return codes
 
 
@@ -55,7 +64,7 @@ def main() -> int:
     if absent and os.environ.get("CI") == "true":
         print(f"CI needs every real part; missing: {', '.join(absent)}")
         return 1
-    codes = run_both() if parts["PostgreSQL"] else {"sqlite": started("sqlite", "-m", "not fault").wait()}
+    codes = run_all(has_postgresql=parts["PostgreSQL"])
     merged = JUnitXml()
     for report in map(report_of, codes):
         if report.exists():
