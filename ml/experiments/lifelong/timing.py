@@ -4,7 +4,8 @@ Full retraining is given several lengths, each with its own decay, so that it is
 within a point of the best on validation photos, not by one that was left to run. Entries are seen in several augmented
 views, as the trunk sees pictures, so that full retraining is long enough to be timed; an update's epoch looks at no
 more than `max_new` of the new ones, however many views there are. Seconds are the processor's, on one thread, for those
-of the clock would be a busy neighbour's too, and hold everything: replay fitting of old and of new classes, code steps, validation, the ridge refit. Feature extraction is timed apart.
+of the clock would be a busy neighbour's too, and hold everything: replay fitting of old and of new classes, code steps,
+validation, the ridge refit. Feature extraction is timed apart.
 """
 
 import time
