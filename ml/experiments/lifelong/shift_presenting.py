@@ -32,8 +32,8 @@ RULE_NOTE = (
     "A shift calls for a remedy when no action loses more than a point by the lower bound, and for a new trunk when "
     f"what `{RULE_REMEDY}` gives back is less than half of what the new trunk does, and a point less. Thresholds judge "
     "the fewest shifts wrongly; then each kind is judged by thresholds chosen on the other kinds, and each data set by "
-    "those of the other. Nothing is due while the alarm has not fired. Few shifts call for a new trunk, so `full from` is "
-    "little more than where the largest lies."
+    "those of the other. Nothing is due while the alarm has not fired. Few shifts call for a new trunk, so `full from` "
+    "is little more than where the largest lies."
 )
 
 
