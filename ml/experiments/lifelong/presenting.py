@@ -7,41 +7,11 @@ import numpy as np
 from ml.experiments.evidence import Evidence
 from ml.experiments.lifelong.arms import CLAIMED_SEEDS, SHIPPED, STORES
 from ml.experiments.lifelong.growth_presenting import growth_plots, growth_tables
+from ml.experiments.lifelong.prose import ABOUT, CHOICES, FINDINGS
 from ml.experiments.lifelong.shift_presenting import SHIFT_COLUMNS, shift_plots, shift_tables
 from ml.experiments.lifelong.stored_presenting import stored_tables
 from ml.experiments.lifelong.timing import LENGTHS, MODES
 
-ABOUT = (
-    "Classes learned one group after another over one frozen trunk per data set (compact, 64 pixels, trained on the "
-    "base classes alone); seeds vary heads, replay and codes. Two database settings, never in one table: `codes solved "
-    "with labels` leak the labels into the gallery, `codes from the network` do not; their numbers do not compare. "
-    "`map` is the mean average precision over the full ranking by Hamming distance, tie-aware, photos asking photos; "
-    "`words_map` names and texts of classes asking photos, `to_words_map` photos asking one text per class (1 / rank). "
-    "`_old` are queries of base classes, `_new` of all classes learned since, all among everything stored. "
-    "`old_map_before_k` and `_after_k` ask the entries that increment k found there, by the heads before and after it. "
-    "`fused_` is the product's two-stage answer, in which entries of a new category are provisional before. Texts of "
-    "classes were heard in training: only the products of `words/` settings are unseen. The queries are test photos, "
-    "new classes are the reserved ones, the validation classes and two more of grocery; settings were chosen on "
-    "validation photos of the validation classes (below). Full retraining replaces every stored code."
-)
-FINDINGS = (
-    "**What it came to.** No stored code ever changed. An update finds new classes about as well as retraining "
-    "everything does, on the union better with codes from the network, in an eighth of the time where retraining "
-    "takes over a minute; a step costs the same beside a million stored codes as beside ten thousand. Old queries "
-    "lose little in any one increment, but on grocery the base classes have lost more than the two points that C6b "
-    "allows after ten, and after four already: full retraining, which may change every code, loses nearly as much "
-    "(`base_map_after`), for new classes that look like old ones draw their queries away; mode `analytic` stays "
-    "within two points and learns new classes least, their words hardly at all. Heads that are not held to stored "
-    "codes lose nearly all old queries; heads trained on new data alone learn nothing at the rate that spares the "
-    "old. Full replay, or every real feature kept, is no better than Gaussians: what forgets is not the memory. Of "
-    "the parts, the own-code loss and the share of old in replay matter; refit, balance, alignment, code step and "
-    "clean targets change less than a point on grocery (one seed); the likelihood form collapses, for pairs without "
-    "a common label outnumber the others fifty to one. Words: the text head finds photos whose own text lacks the "
-    "words, and its fusion with BM25 beats BM25 there and over all; photos asking texts gain little from fusion. A "
-    "cell of C6f that does not hold has a large gain and few new queries. The alarm, set from validation photos, "
-    "fires on the union's unshifted test photos, which differ a little from them: its statistic says how far, and "
-    "the measured thresholds decide. "
-)
 COLUMNS = [
     "map_all", "map_old", "map_new", "base_map_before", "base_map_after", "words_map_all", "words_map_new",
     "to_words_map_all", "to_words_map_new", "training_seconds", "old_codes_changed", "distance_ratio", "bit_entropy",
@@ -51,32 +21,6 @@ COLUMNS = [
 CLAIMED = ("grocery", "union", "fashion_mnist", "words")  # places that a whole run shows
 CURVES = (SHIPPED, "analytic", "full retraining", "no update")
 CHANGED = ("map_all", "map_old", "map_new", "words_map_all", "training_seconds")
-CHOICES = [
-    {
-        "setting": "updates: 6 rounds of 2 epochs and 3 more, rate 0.003, batch 64, at most 12 old features replayed "
-        "to a new one, no refit",
-        "chosen by": "some sixty trials on the chains of validation classes, learned 1, 2, 4 or 8 at a time (grocery: "
-        "146 queries, union: 473; two or three seeds each): 3 to 8 rounds, rates 0.0003 to 0.004, batch 32 to 128, 8, "
-        "12, 16 or all old features to a new one, one Gaussian or five, refit or none, ridges 1 to 300. All but the "
-        "last dozen saw features of a trunk that was read back with other pixel statistics than its own, weaker ones.",
-    },
-    {
-        "setting": "from scratch: 8 rounds, rate 0.004, batch 64; hidden width 512; ridge 3, rarity exponent 0.5",
-        "chosen by": "some forty trials on the same chains and the same weaker features: widths 256 to 1,024, rates "
-        "0.001 to 0.008, ridges 3 to 1,000, exponents 0, 0.5 and 1.",
-    },
-    {
-        "setting": "words are taught the majority code of the items that carry them",
-        "chosen by": "82 queries of words on photos of 16 catalogue products held out for validation, among a dozen "
-        "forms (signs of label similarity, ridge on hashed words, wider layers, tag weights, more buckets)",
-    },
-    {
-        "setting": "ancestors count 0.3 and tags 0.1 beside the class",
-        "chosen by": "mAP of a base generation among three schemes. This one look was at the 49 base classes' test "
-        "queries of grocery, before the chains of validation classes were in use.",
-    },
-    {"setting": "3 seeds of rivals, 1 of ablations", "chosen by": "the time there was"},
-]
 
 
 def present(evidence: Evidence) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 from ml.experiments.evidence import Evidence, evidence_of
 from ml.experiments.ledger import RunRecord
 from ml.experiments.lifelong.arms import SHIPPED, STORES
-from ml.experiments.lifelong.presenting import CHOICES, present
+from ml.experiments.lifelong.presenting import present
+from ml.experiments.lifelong.prose import CHOICES
 from ml.experiments.lifelong.shift_presenting import shift_plots, shift_tables
 from ml.experiments.lifelong.stored_presenting import stored_tables
 
