@@ -1,4 +1,4 @@
-"""What docs/results.md says in words of the lifelong study: how to read it, what it came to, how settings were chosen."""
+"""What docs/results.md says of the lifelong study in words: what it came to, how to read it, how settings were chosen."""
 
 FINDINGS = (
     "**What it came to.** No stored code changed, by construction: an update is given sums of codes, never the "
@@ -12,7 +12,7 @@ FINDINGS = (
     "lost more than C6b's two points after ten, and full retraining, free to change every code, loses nearly as "
     "much, as does replaying every real feature. In the fused answer, among new entries too, old queries lose up "
     "to two points an increment on grocery, and more than three at the union's first. Mode `analytic` loses half "
-    "as much and learns new classes least, their words hardly at all; over random features it finds old classes "
+    "as much and learns new classes less, their words hardly at all; over random features it finds old classes "
     "worse and new ones better. DIHN's form, and every real feature kept, find half a point more on grocery; both "
     "need every old feature. Fine-tuning on new data alone, not held to stored codes, at the full rate, loses "
     "nearly all old queries; held to them at a hundredth of the rate, new data alone teach next to nothing. Of the "
