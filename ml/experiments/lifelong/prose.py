@@ -1,4 +1,4 @@
-"""What docs/results.md says of the lifelong study in words: what it came to, how to read it, how settings were chosen."""
+"""What docs/results.md says of the lifelong study in words: what it came to, how to read it, why these settings."""
 
 FINDINGS = (
     "**What it came to.** No stored code changed, by construction: an update is given sums of codes, never the "
