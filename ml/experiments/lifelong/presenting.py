@@ -102,10 +102,11 @@ def _increment(evidence: Evidence, setting: str, name: str, step: int) -> dict[s
         value = _mean(evidence, setting, name, f"{metric}_{step}")
         return None if value is None else round(100 * value, 1)
 
-    before, after = (points(f"old_map_{side}") or 0.0 for side in ("before", "after"))
+    before, after = (points(f"old_map_{side}") for side in ("before", "after"))
+    lost = None if before is None or after is None else round(before - after, 1)
     seconds = _mean(evidence, setting, name, f"training_seconds_{step}")
     return {
-        "arm": name, "increment": step, "old queries lose": round(before - after, 1), "all": points("map_all"),
+        "arm": name, "increment": step, "old queries lose": lost, "all": points("map_all"),
         "old": points("map_old"), "new": points("map_new"), "fused new before": points("fused_new_before"),
         "fused new after": points("fused_new_after"), "fused old before": points("fused_old_before"),
         "fused old after": points("fused_old_after"), "seconds": seconds,

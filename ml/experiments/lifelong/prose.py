@@ -1,17 +1,18 @@
 """What docs/results.md says of the lifelong study in words: what it came to, how to read it, why these settings."""
 
+# Written of the recorded run: look at them again when the run is made anew.
 FINDINGS = (
     "No stored code changed, by construction: an update is given sums of codes, never the codes.",
     (
-        "Over all queries an update ends within a point of retraining everything, on the union with codes from the "
-        "network above it; new classes are found as well or better, but the union's new places, one in six of its "
-        "new queries, are hardly learned by either, and with solved codes less by the update."
+        "Over all queries an update ends within a point of retraining everything, on the union with codes from "
+        "the network above it; new classes are found as well or better, but the union's new places, one in six "
+        "of its new queries, are hardly learned by either, and with solved codes less by the update."
     ),
     (
-        "Beside the shortest full retraining there is, three epochs of augmented views that end within a point of "
-        "the best, an update takes a seventh of the time and finds 2.5 points less (Fashion-MNIST); on the packs, "
-        "where retraining is a matter of seconds, a quarter to a half. A step costs the same beside a million stored "
-        "codes as beside ten thousand."
+        "Beside the shortest full retraining there is, three epochs of augmented views that end within a point "
+        "of the best, an update takes a seventh of the time and finds 2.5 points less (Fashion-MNIST); on the "
+        "packs, where retraining is a matter of seconds, a quarter to a half. A step costs the same beside a "
+        "million stored codes as beside ten thousand."
     ),
     (
         "Among the entries there were, old queries lose little in any one increment; on grocery the base classes "
@@ -20,32 +21,32 @@ FINDINGS = (
         "queries lose up to two points an increment on grocery, and more than three at the union's first."
     ),
     (
-        "Mode `analytic` loses half as much and learns new classes less, their words hardly at all; over random "
-        "features it finds old classes worse and new ones better."
+        "Mode `analytic` loses half as much and learns new classes less, on the union their words hardly at all; "
+        "over random features it finds old classes worse and new ones better."
     ),
     (
-        "DIHN's form, and every real feature kept, find half a point more on grocery; both need every old feature. "
-        "Fine-tuning on new data alone, not held to stored codes, at the full rate, loses nearly all old queries; "
-        "held to them at a hundredth of the rate, new data alone teach next to nothing."
+        "DIHN's form, and every real feature kept, find half a point more on grocery; both need every old "
+        "feature. Fine-tuning on new data alone, not held to stored codes, at the full rate, loses nearly all "
+        "old queries; held to them at a hundredth of the rate, new data alone teach next to nothing."
     ),
     (
-        "Of the parts (grocery, one seed) the share of old in replay and the own-code loss matter; the base's refit, "
-        "balance, alignment, code step and clean targets move `map_all` by less than a point; the likelihood form "
-        "keeps neither old nor new, and why was not isolated."
+        "Of the parts (grocery, one seed) the share of old in replay and the own-code loss matter; the base's "
+        "refit, balance, alignment, code step and clean targets move `map_all` by less than a point; the "
+        "likelihood form keeps neither old nor new, and why was not isolated."
     ),
     (
-        "With 10, 20 and 40 % wrong labels among grocery's entries an update ends level with full retraining, then "
-        "two and six points above it."
+        "With 10, 20 and 40 % wrong labels among grocery's entries an update ends level with full retraining, "
+        "then two and six points above it."
     ),
     (
         "Words: where a photo's text lacks them BM25 is at chance; the text head finds such photos, codes alone "
-        "better than the fusion, whose weight is chosen on all validation queries; over all queries the fusion is "
-        "better than both. C6g's cell `grocery` stands on three queries. Photos asking texts gain a point at most "
-        "from fusion. The cells of C6f that do not hold have large gains and few new items."
+        "better than the fusion, whose weight is chosen on all validation queries; over all queries the fusion "
+        "is better than both. C6g's cell `grocery` stands on three queries. Where photos ask texts, fusion adds "
+        "about a point to codes alone. The cells of C6f that do not hold have large gains and few new items."
     ),
     (
-        "The alarm, set from validation photos, fires on the union's unshifted test photos, which differ a little "
-        "from them; its statistic says how far, and the measured thresholds decide."
+        "The alarm, set from validation photos, fires on the union's unshifted test photos, which differ a "
+        "little from them; its statistic says how far, and the measured thresholds decide."
     ),
     (
         "Not done: fused answers of full retraining and of the rivals, full retraining at every increment of the "

@@ -96,7 +96,7 @@ class Shown:
 
     def _remedied(self, name: str) -> Remedied:
         def value(metric: str) -> float:
-            return self.mean(name, metric) or 0.0
+            return self._measured(name, metric)
 
         alarm = Alarm(
             value("statistic"), value("chance"), round(value("photos")), round(value("photo_items"))
@@ -104,8 +104,11 @@ class Shown:
         return Remedied(
             "" if name == UNSHIFTED else name.partition(" ")[0], alarm,
             value("loss_no_action"), value("loss_no_action_low"),
-            self.left(name, RULE_REMEDY) or 0.0, self.left(name, "new_trunk"),
+            _given(self.left(name, RULE_REMEDY), name, RULE_REMEDY), self.left(name, "new_trunk"),
         )  # fmt: skip
+
+    def _measured(self, name: str, metric: str) -> float:
+        return _given(self.mean(name, metric), name, metric)
 
     def table(self) -> list[Row]:
         """One row per shift."""
@@ -135,7 +138,7 @@ class Shown:
             series.append({
                 "name": kind or UNSHIFTED, "x": [row.alarm.statistic for _, row in own],
                 "y": [100 * row.loss for _, row in own],
-                **{end: [100 * (self.mean(name, f"loss_no_action_{end}") or 0.0) for name, _ in own]
+                **{end: [100 * self._measured(name, f"loss_no_action_{end}") for name, _ in own]
                    for end in ("low", "high")},
             })  # fmt: skip
         return {
@@ -144,6 +147,13 @@ class Shown:
             "x_label": "displacement of photos, standard deviations within label sets",
             "y_label": "points of mAP lost",
         }  # fmt: skip
+
+
+def _given(value: float | None, name: str, metric: str) -> float:
+    """What was measured; nothing else may stand in for it."""
+    if value is None:
+        raise ValueError(f"the row {name!r} has no {metric}")
+    return value
 
 
 def _rules(seen: Sequence[Shown]) -> list[Row]:

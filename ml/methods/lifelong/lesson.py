@@ -102,7 +102,10 @@ class Generation:
         """After stored codes (N, c) of label set `source` were given the labels `target`, of this registry: the codes
         stay, what is counted and remembered of them moves. Raises ValueError when they were not counted so.
         """
-        self.registry.rows([target])
+        if max(target, default=-1) >= len(self.registry):
+            raise ValueError(
+                f"label set {target}: the registry has {len(self.registry)} labels; extend it first"
+            )
         statistics = self.statistics + CodeStatistics(self.statistics.code_bits)
         statistics.move(codes, source=source, target=target)
         memory = self.memory

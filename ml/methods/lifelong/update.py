@@ -156,7 +156,7 @@ def _trained(
         SampleStream(subject, trainer.sets, config, seed=seed),
         fit_config(config, is_update=is_update),
         checkpoint=checkpoint,
-        subject=_fingerprint(subject, config, heads, validation, seed),
+        subject="" if checkpoint is None else _fingerprint(subject, config, heads, validation, seed),
         validate=None if validation is None else trainer.validation(validation),
         on_epoch=on_epoch,
         is_cancelled=is_cancelled,

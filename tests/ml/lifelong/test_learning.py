@@ -140,6 +140,8 @@ def test_a_category_that_gets_a_tag_keeps_its_queries_through_the_next_increment
     for label in OLD:
         own = [row for row, labels in enumerate(photos(OLD, 40, seed=1).sets) if labels == (label,)]
         known = known.relabelled(stored[own], source=(label,), target=(label, CLASSES))
+    with pytest.raises(ValueError, match=f"the registry has {BASE_CLASSES} labels; extend it first"):
+        parent.relabelled(stored[:1], source=(0,), target=(0, CLASSES))
     assert known.statistics.sets == [(label, CLASSES) for label in OLD]
     assert parent.statistics.sets == [(label,) for label in OLD]
     heads = learn_increment(known, tagged, photos(NEW, 40, seed=2), None, config, seed=0).heads
