@@ -23,6 +23,7 @@ def described_record(record: PackRecord, leaf: str) -> Described:
         categories=(*(f"{record.pack}:{title}:{value}" for title, value in found.items()), leaf),
         tags=tuple(tag for tag in record.tags if _plain(tag) not in told),
         text=_text(record),
+        contributor=record.columns.get("sender_id", ""),
     )
 
 

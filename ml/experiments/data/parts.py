@@ -18,12 +18,14 @@ Kind = Literal["digits", "pack", "folder"]
 class Described(NamedTuple):
     """What is known of an image in labels and words. categories: root first; the last is its class, named as in
     `Dataset.classes` (of a product: its category, never the product). tags: as its pack writes them, without
-    those that repeat a category. text: title and description as written, or the class in words.
+    those that repeat a category. text: title and description as written, or the class in words. contributor: who took
+    the photo, empty where its pack does not say.
     """
 
     categories: tuple[str, ...]
     tags: tuple[str, ...]
     text: str
+    contributor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ def test_a_photo_is_described_as_the_sample_catalogue_describes_it(
         "flavor.",
     )
     assert known_of(clothing.unseen_queries, "clothing:Longsleeve") == Described(
-        categories=("clothing:Longsleeve",), tags=("adult",), text="Longsleeve"
+        categories=("clothing:Longsleeve",), tags=("adult",), text="Longsleeve", contributor="153"
     )
     assert known_of(places.unseen_gallery, "places_indoor:floor10/f10_elevator_main") == Described(
         categories=("places_indoor:class:floor10", "places_indoor:floor10/f10_elevator_main"),
