@@ -7,7 +7,7 @@ of the images: a stand-in for a compatible encoder.
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ SMOKE_STEPS = 6
 OLD_SHARE = 0.3  # of each class's training images
 _FEWEST = 2  # of a class: metric losses need a pair
 _CHUNK = 256
+_TIMED = 1_024  # pictures
 _OTHER_WEIGHTS = 1_000  # what the independent encoder's seed is away from the old one's
 
 
@@ -89,6 +90,12 @@ def encoded_by(run: PlannedRun, options: Options) -> Encoded:
     return Encoded(stored["codes"], vectors, float(record.values["encode_seconds"]))
 
 
+def seconds_per_image(split: ClassSplit, role: Role) -> float:
+    """Of the processor, to encode a picture at hand; weights do not matter."""
+    recipe = recipe_of(split, role, images=len(split.train), seed=0, smoke=True)
+    return encode_all(ImageEncoder(recipe.method.encoder), split.images.images.pixels[:_TIMED]).seconds
+
+
 def _planned(
     split: ClassSplit, role: Role, seed: int, options: Options, *, parent: PlannedRun | None
 ) -> PlannedRun:
@@ -96,7 +103,7 @@ def _planned(
     recipe = recipe_of(split, role, images=int((known >= 0).sum()), seed=seed, smoke=options.smoke)
     setting = f"serving/{split.name}/encoders"
     identity: dict[str, Any] = {
-        "recipe": asdict(recipe), "data": split.fingerprint,
+        "recipe": recipe.as_values(), "data": split.fingerprint,
         "learned": hashlib.sha256(known.astype("<i8").tobytes()).hexdigest(),
         "parent": None if parent is None else dict(parent.identity),
     }  # fmt: skip
