@@ -56,7 +56,7 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return config_from_dict(hint, value, where=where)
     if isinstance(hint, types.UnionType):
-        return config_from_dict(_member_of_union(hint, value, where), value, where=where)
+        return _of_union(hint, value, where)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} is {value!r}, expected a list")
@@ -83,6 +83,15 @@ def _finite(value: float, where: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{where} is {value!r}, expected a finite number")
     return number
+
+
+def _of_union(hint: types.UnionType, value: Any, where: str) -> Any:
+    """One of several dataclasses, or one type or None."""
+    members = set(typing.get_args(hint))
+    if types.NoneType not in members:
+        return config_from_dict(_member_of_union(hint, value, where), value, where=where)
+    (kind,) = members - {types.NoneType}
+    return None if value is None else _converted(kind, value, where)
 
 
 def _member_of_union(hint: types.UnionType, value: Any, where: str) -> type:

@@ -1,7 +1,7 @@
 """How version 1.0 is trained: every setting of the shipped weights in one value."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,8 @@ from ml.data.images import ImageSet, labelled
 from ml.data.sampling import BatchSource, SamplingConfig
 from ml.methods import compact_metric, twin_bottleneck
 from ml.methods.compact_metric import CompactMetricTrainer
+from ml.methods.corrector.beside import HardNegativesTrainer
+from ml.methods.corrector.config import HardNegatives
 from ml.methods.distillation import Config as DistillationConfig
 from ml.methods.distillation import DistillationTrainer
 from ml.methods.twin_bottleneck import TwinBottleneckTrainer
@@ -41,6 +43,7 @@ class Recipe:
     fit: FitConfig = field(default_factory=FitConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    negatives: HardNegatives | None = None  # from the whole catalogue, beside the method's losses
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -49,6 +52,16 @@ class Recipe:
             raise ValueError(
                 f"stored_size is {self.stored_size}, the input size {self.method.encoder.input_size} at least"
             )
+
+    def as_values(self) -> dict[str, Any]:
+        """Nested plain values, as `ml.config.config_from_dict` reads them.
+
+        Negatives that are off are left out: what was known by its recipe before there were any still is.
+        """
+        values = asdict(self)
+        if self.negatives is None:
+            del values["negatives"]
+        return values
 
 
 def recipe_of(architecture: str, *, method: str = "compact") -> Recipe:
@@ -105,9 +118,15 @@ def train_encoder(
     for the initial weights; resumes from `checkpoint` when it exists. compiled: faster, not bit-identical to
     eager. validate (higher is better): keep the averaged encoder of the best epoch instead of the last one.
     teacher: a frozen encoder whose answers the new one also learns (ml.methods.distillation).
+    Hard negatives (recipe.negatives) are photos with a label: one without could show what the query shows.
     """
-    if current().count > 1 and (compiled or teacher is not None):
-        raise ValueError("several processes train together neither compiled nor with a teacher")
+    negatives = recipe.negatives
+    if current().count > 1 and (compiled or teacher is not None or negatives is not None):
+        raise ValueError(
+            "several processes train together neither compiled nor with a teacher nor with hard negatives"
+        )
+    if compiled and negatives is not None:
+        raise ValueError("hard negatives need the embeddings of an encoder that is not compiled")
     mean, deviation = pixel_statistics(images)
     encoder_config = replace(recipe.method.encoder, mean=mean, std=deviation)
     recipe = replace(recipe, method=replace(recipe.method, encoder=encoder_config))
@@ -117,17 +136,14 @@ def train_encoder(
     trainer = _trainer(recipe, images, compiled=compiled)
     if initial is not None:
         load_weights(trainer.encoder(), initial)
-    learner: Trainer = trainer
-    if teacher is not None:
-        if not isinstance(trainer, CompactMetricTrainer):
-            raise ValueError("a teacher teaches the compact method only")
-        learner = DistillationTrainer(DistillationConfig(), teacher, student=trainer)
+    learner = _wrapped(trainer, recipe, images, teacher)
     batches = BatchSource(
         images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs
     )
     result = fit(
         learner, batches, recipe.fit,
-        checkpoint=checkpoint, validate=validate, on_epoch=on_epoch, is_cancelled=is_cancelled,
+        checkpoint=checkpoint, subject="" if negatives is None else f"with {negatives}",
+        validate=validate, on_epoch=on_epoch, is_cancelled=is_cancelled,
     )  # fmt: skip
     return Trained(
         encoder=cast("ImageEncoder", result.encoder),
@@ -148,6 +164,26 @@ def _trainer(
         method.bottlenecks, ImageEncoder(method.encoder),
         classes=classes, epochs=recipe.fit.epochs, seed=recipe.seed, compiled=compiled,
     )  # fmt: skip
+
+
+def _wrapped(
+    trainer: CompactMetricTrainer | TwinBottleneckTrainer,
+    recipe: Recipe,
+    images: ImageSet,
+    teacher: ImageEncoder | None,
+) -> Trainer:
+    """What else the new encoder learns from."""
+    learner: Trainer = trainer
+    if teacher is not None:
+        if not isinstance(trainer, CompactMetricTrainer):
+            raise ValueError("a teacher teaches the compact method only")
+        learner = DistillationTrainer(DistillationConfig(), teacher, student=trainer)
+    if recipe.negatives is None:
+        return learner
+    shown = labelled(images)
+    return HardNegativesTrainer(
+        recipe.negatives, shown.pixels, shown.labels, student=learner, seed=recipe.seed
+    )
 
 
 def pixel_statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:

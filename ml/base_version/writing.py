@@ -4,7 +4,6 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def write_trained(
 def _note(trained: Trained, images: ImageSet) -> dict[str, Any]:
     return {
         "seed": trained.recipe.seed,
-        "recipe": asdict(trained.recipe),
+        "recipe": trained.recipe.as_values(),
         "images": len(images),
         "classes": len(images.names),
         "data_fingerprint": images.fingerprint,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ml.base_version.catalogue import recipe_for
@@ -52,7 +52,7 @@ class Plan:
 
     def as_json(self) -> str:
         photos = [photo.as_row() for photo in self.photos]
-        return json.dumps({"photos": photos, "recipe": asdict(self.recipe), "start": self.start})
+        return json.dumps({"photos": photos, "recipe": self.recipe.as_values(), "start": self.start})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,7 +1,7 @@
 """The experiment itself: its runs, what the claims ask of them, and how they are shown."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -157,7 +157,7 @@ def _subject(dataset: Dataset) -> Subject:
 def _run(arm: Arm, dataset: Dataset, seed: int, teacher: PlannedRun | None, options: Options) -> PlannedRun:
     """teacher: the run whose encoder teaches this one."""
     setting = dataset.name if arm.part == "size" else f"{dataset.name}/controls"
-    identity: dict[str, Any] = {"recipe": asdict(arm.recipe), "data": dataset.fingerprint}
+    identity: dict[str, Any] = {"recipe": arm.recipe.as_values(), "data": dataset.fingerprint}
     if arm.label_noise:
         identity["label_noise"] = arm.label_noise
     if teacher is not None:

@@ -71,7 +71,7 @@ def planned_trunk(chain: ClassChain, trunk: Recipe) -> PlannedRun:
             seconds=trained.seconds, files={WEIGHTS_FILE: save(weights_of(trained.encoder))},
         )  # fmt: skip
 
-    identity = {"trunk": asdict(trunk), "data": images.fingerprint}
+    identity = {"trunk": trunk.as_values(), "data": images.fingerprint}
     return PlannedRun(name="trunk", setting=f"{place}/trunk", seed=TRUNK_SEED, identity=identity, work=work)
 
 

@@ -154,7 +154,7 @@ def _end_to_end(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
         for seed in options.seeds[:END_TO_END_SEEDS]:
             yield PlannedRun(
                 name=name, setting=setting, seed=seed,
-                identity={"recipe": asdict(own), "data": split.fingerprint},
+                identity={"recipe": own.as_values(), "data": split.fingerprint},
                 work=partial(measure_end_to_end, EndToEnd(name, setting, seed, split, own)),
             )  # fmt: skip
 

@@ -112,7 +112,7 @@ def trunk_recipe(part: Part, classes: int, images: int, *, precision: str, steps
 
 def identity_of(split: ClassSplit, condition: Condition, trunk: Recipe) -> dict[str, Any]:
     """What decides a trunk."""
-    return {"trunk": asdict(trunk), "labels": asdict(condition), "data": split.fingerprint}
+    return {"trunk": trunk.as_values(), "labels": asdict(condition), "data": split.fingerprint}
 
 
 def planned_trunk(split: ClassSplit, condition: Condition, trunk: Recipe) -> PlannedRun:

@@ -59,6 +59,31 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HardNegatives:
+    """How training asks the whole catalogue for hard negatives beside its own losses."""
+
+    weight: float = 0.5  # of the truncated softmax beside the other losses, > 0
+    queries: int = 32  # images of a batch that ask, evenly spaced among those with a label, >= 1
+    count: int = 2  # k, negatives chosen for each, >= 1
+    from_epoch: int = 2  # the cache is made as it begins; before, the encoder moves too fast for any; >= 0
+    refresh: int = 100  # as JointConfig, like the next two
+    uniform_share: float = 0.1
+    hidden: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0 or min(self.queries, self.count) < 1 or self.from_epoch < 0:
+            raise ValueError(
+                f"weight is {self.weight} (> 0), queries {self.queries} and count {self.count} (both >= 1), "
+                f"from_epoch {self.from_epoch} (>= 0)"
+            )
+        self.joint()
+
+    def joint(self) -> "JointConfig":
+        """How the corrector learns. Raises ValueError on what that does not allow."""
+        return JointConfig(hidden=self.hidden, refresh=self.refresh, uniform_share=self.uniform_share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JointConfig:
     """How the corrector learns while the encoder does."""
 
