@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-_CHUNK = 2_048  # rows at a time: their hidden activations, 2 MB at m = 256, stay in the cache
+CHUNK = 2_048  # rows at a time: their hidden activations, 2 MB at m = 256, stay in the cache
 
 
 class Corrector(nn.Module):
@@ -57,12 +57,12 @@ class Corrector(nn.Module):
             )
         result = np.empty_like(stale)
         has_residual = bool(self.outer.any())
-        for start in range(0, len(stale), _CHUNK):
-            rows = torch.from_numpy(np.ascontiguousarray(stale[start : start + _CHUNK])).float()
+        for start in range(0, len(stale), CHUNK):
+            rows = torch.from_numpy(np.ascontiguousarray(stale[start : start + CHUNK])).float()
             moved = self._affine(rows)
             if has_residual:
                 moved += self._residual(rows)
-            result[start : start + _CHUNK] = F.normalize(moved, dim=1).to(_TYPES[stale.dtype.name]).numpy()
+            result[start : start + CHUNK] = F.normalize(moved, dim=1).to(_TYPES[stale.dtype.name]).numpy()
         return result
 
     def _affine(self, stale: Tensor) -> Tensor:
