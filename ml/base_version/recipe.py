@@ -52,6 +52,10 @@ class Recipe:
             raise ValueError(
                 f"stored_size is {self.stored_size}, the input size {self.method.encoder.input_size} at least"
             )
+        if self.negatives is not None and self.negatives.from_epoch >= self.fit.epochs:
+            raise ValueError(
+                f"negatives begin with epoch {self.negatives.from_epoch} (from 0), there are {self.fit.epochs}"
+            )
 
     def as_values(self) -> dict[str, Any]:
         """Nested plain values, as `ml.config.config_from_dict` reads them.

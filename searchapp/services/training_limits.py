@@ -24,6 +24,10 @@ def check_limits(recipe: Recipe) -> None:
         bottlenecks = recipe.method.bottlenecks
         _check("method.bottlenecks.decoder_hidden", bottlenecks.decoder_hidden, 4096)
         _check("method.bottlenecks.critic_hidden", bottlenecks.critic_hidden, 4096)
+    if recipe.negatives is not None:
+        asked = recipe.negatives.queries * recipe.negatives.count
+        _check("negatives: queries x count", asked, 1024)
+        _check("negatives.hidden", recipe.negatives.hidden or 0, 4096)
 
 
 def check_memory(photos: int, stored_size: int) -> None:

@@ -51,6 +51,16 @@ def bottlenecks(**values: int) -> dict[str, Any]:
             "method.bottlenecks.decoder_hidden is 4,097, allowed up to 4,096",
         ),
         (
+            {"negatives": {"queries": 256, "count": 4}},
+            {"negatives": {"queries": 205, "count": 5}},
+            "negatives: queries x count is 1,025, allowed up to 1,024",
+        ),
+        (
+            {"negatives": {"hidden": 4096}},
+            {"negatives": {"hidden": 4097}},
+            "negatives.hidden is 4,097, allowed up to 4,096",
+        ),
+        (
             bottlenecks(critic_hidden=4096),
             bottlenecks(critic_hidden=4097),
             "method.bottlenecks.critic_hidden is 4,097, allowed up to 4,096",

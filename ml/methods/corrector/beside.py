@@ -52,11 +52,9 @@ class HardNegativesTrainer:
         if self._epoch < self.config.from_epoch:
             return self.student.training_step(batch)
         output, embeddings = self._watched_step(batch)
-        known = torch.nonzero(batch.labels >= 0).flatten()
-        count = min(self.config.queries, len(known))
-        if not count:
+        asking = asking_rows(batch.labels, self.config.queries)
+        if not len(asking):
             return output
-        asking = known[torch.arange(count) * len(known) // count]
         self._size = batch.images.shape[-1]
         was_training = self._encoder.training
         self._encoder.eval()
@@ -121,6 +119,15 @@ class HardNegativesTrainer:
         self.negatives = self.policy = None
         if state:
             restore(*self._over(state["cache"]), state)
+
+
+def asking_rows(labels: Tensor, most: int) -> Tensor:
+    """(B,) labels -> (n,) rows of them that ask, n <= most: evenly spaced among those with a label, for the images of
+    a class stand together in a batch.
+    """
+    known = torch.nonzero(labels >= 0).flatten()
+    count = min(most, len(known))
+    return known[torch.arange(count) * len(known) // max(1, count)]
 
 
 class _WithState(nn.Module):
