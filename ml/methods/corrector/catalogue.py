@@ -36,11 +36,6 @@ class Catalogue:
         self._members = order[labels[order] >= 0]
         counts = torch.bincount(labels[labels >= 0])
         self._counts, self._starts = counts, counts.cumsum(0) - counts
-        # Batch statistics or dropout make what the loss saw differ from what will be stored.
-        self._is_settled = not any(
-            isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)  # noqa: SLF001
-            for part in encoder.modules()
-        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,7 +66,15 @@ class Catalogue:
         """(n, D) what `trained` gave for ids, as it would be stored: free unless the encoder trains with batch
         statistics or dropout; then it is encoded once more, as an extra.
         """
-        return trained.detach() if self._is_settled else self.fresh(ids)
+        return trained.detach() if self._is_settled() else self.fresh(ids)
+
+    def _is_settled(self) -> bool:
+        """Whether the loss sees what would be stored: no batch statistics, no dropout at work."""
+        return not any(
+            part.training
+            and isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)  # noqa: SLF001
+            for part in self.encoder.modules()
+        )
 
     def positives(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """(B,) labels -> (B,) ids, one item of each label, all equally likely. Raises ValueError without any."""

@@ -92,6 +92,8 @@ class JointConfig:
     weight_decay: float = 1e-4  # >= 0
     steps: int = 1  # c, of the corrector per step of the encoder, >= 1
     refresh: int = 100  # r, steps from one correction of the whole cache to the next, >= 1
+    # Steps for which what the loss encoded stands in the view as it was encoded, >= 0; ours, and free.
+    remembered: int = 0
     uniform_share: float = (
         0.2  # rho_u, uniformly drawn targets per selected one, >= 0; each is encoded for this
     )
@@ -106,10 +108,10 @@ class JointConfig:
         }
         if min(counts.values()) < 1 or (self.hidden is not None and self.hidden < 1):
             raise ValueError(f"{counts} and hidden {self.hidden} must be at least 1")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.uniform_share < 0:
+        if self.learning_rate <= 0 or min(self.weight_decay, self.uniform_share, self.remembered) < 0:
             raise ValueError(
-                f"learning_rate is {self.learning_rate} (> 0), weight_decay {self.weight_decay} and "
-                f"uniform_share {self.uniform_share} (both >= 0)"
+                f"learning_rate is {self.learning_rate} (> 0), weight_decay {self.weight_decay}, "
+                f"uniform_share {self.uniform_share} and remembered {self.remembered} (all >= 0)"
             )
         if not 0 < self.helps_below <= 1:
             raise ValueError(f"helps_below is {self.helps_below}, allowed above 0 to 1")

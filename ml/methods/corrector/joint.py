@@ -1,5 +1,7 @@
 """A cache that is never encoded anew: a corrector learns, beside the encoder, what its embeddings would be by now."""
 
+from collections import deque
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,9 @@ from ml.training.loop import Logs
 
 class CorrectedCache:
     """A policy (ml.methods.corrector.training): targets by similarity to the corrected cache.
+
+    With config.remembered, items that the loss encoded in the last steps stand in the view as they were encoded: what
+    is hard now was mostly hard a moment ago. The map goes on from the raw cache, which is never mixed with newer rows.
 
     `watch.alert` says when the probe found three times in a row that correcting does not help; from then on the stale
     cache is used as it is and nothing is learned.
@@ -44,6 +49,7 @@ class CorrectedCache:
         self.generator = torch.Generator().manual_seed(seed)
         self.probe = torch.randperm(len(catalogue), generator=self.generator)[: config.probe].sort().values
         self.view = cache
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.remembered)
 
     def choose(self, queries: Tensor, labels: Tensor, step: int) -> Tensor:
         """As Policy.choose. The view is corrected anew every config.refresh steps, the probe looked at between."""
@@ -52,7 +58,7 @@ class CorrectedCache:
         if self.watch.alert is not None:
             self.view = self.cache
         elif (step - 1) % self.config.refresh == 0:
-            self.view = torch.from_numpy(self.corrector.corrected(self.cache.numpy()))
+            self.view = self._corrected()
         return selected(
             queries,
             labels,
@@ -71,7 +77,8 @@ class CorrectedCache:
         fresh = self.catalogue.settled(ids, trained)
         if count:
             fresh = torch.cat([fresh, self.catalogue.fresh(uniform)])
-        stale = self.cache[torch.cat([ids, uniform])].float()
+        encoded = torch.cat([ids, uniform])
+        stale = self.cache[encoded].float()
         losses = []
         for _ in range(self.config.steps):
             loss = drift_loss(self.corrector(stale), fresh)
@@ -81,7 +88,22 @@ class CorrectedCache:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
+        if self.config.remembered:
+            self._remember(encoded, fresh.to(self.cache.dtype))
         return {"drift": losses[0], "fallen_back": 0.0}
+
+    def _remember(self, ids: Tensor, fresh: Tensor) -> None:
+        self.recent.append((ids, fresh))
+        if self.view is self.cache:
+            self.view = self.cache.clone()
+        self.view[ids] = fresh
+
+    def _corrected(self) -> Tensor:
+        """(N, D) the whole cache by the map as it stands, what is remembered laid over it, the newest last."""
+        view = torch.from_numpy(self.corrector.corrected(self.cache.numpy()))
+        for ids, fresh in self.recent:
+            view[ids] = fresh
+        return view
 
     def report(self) -> ProbeReport:
         """The corrector as it stands on the permanent probe, encoded now (an extra)."""

@@ -66,15 +66,17 @@ class CatalogueNegatives:
 
 
 class CatalogueNegativesTrainer:
-    """Fits ml.training.loop.Trainer. Policy and cache are no part of its checkpoint: a fit that was stopped starts
-    anew, with a trainer made anew.
+    """Fine-tunes an encoder that made a cache; fits ml.training.loop.Trainer. It trains in eval mode: with the batch
+    statistics that the cache was made with, what the loss encodes is what would be stored, and costs no second pass.
+
+    Policy and cache are no part of its checkpoint: a fit that was stopped starts anew, with a trainer made anew.
     """
 
     def __init__(self, encoder: TwoHeaded, negatives: CatalogueNegatives) -> None:
         if negatives.catalogue.encoder is not encoder:
             raise ValueError("the catalogue is encoded by another encoder than the one to be trained")
         self._encoder, self.negatives = encoder, negatives
-        encoder.train()
+        encoder.eval()
 
     def start_epoch(self, epoch: int) -> None:
         """Raises ValueError when steps were left out, as after a resume."""

@@ -1,5 +1,6 @@
 """What each policy chooses, and what it costs."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ml.data.sampling import Batch
 from ml.methods.corrector.baselines import (
     CachedTargets,
     InBatch,
@@ -18,7 +20,7 @@ from ml.methods.corrector.catalogue import Catalogue, Encodes
 from ml.methods.corrector.closed_form import ridge_map, rotation_map
 from ml.methods.corrector.config import FitConfig, JointConfig, Selection
 from ml.methods.corrector.joint import CorrectedCache, warmed_up
-from ml.methods.corrector.training import CatalogueNegatives, Policy
+from ml.methods.corrector.training import CatalogueNegatives, CatalogueNegativesTrainer, Policy
 from ml.models.encoder import FeatureEncoder
 from tests.ml.corrector.worlds import (
     DIMENSION,
@@ -106,6 +108,38 @@ def test_an_encoder_with_batch_statistics_has_its_targets_encoded_again_as_they_
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(settled, model(features[ids])[1], atol=0, rtol=0)
+
+
+def test_an_encoder_that_is_fine_tuned_keeps_its_batch_statistics_and_pays_nothing_more() -> None:
+    model = Normed()
+    items, features = catalogue([0, 0, 1, 1, 2, 2], model)
+    policy = CorrectedCache(
+        items, items.everything(purpose="measured"), FOUR, JointConfig(uniform_share=0), seed=0
+    )
+    trainer = CatalogueNegativesTrainer(model, CatalogueNegatives(items, policy))
+    before = copy.deepcopy(model.norm.state_dict())
+    for _ in range(3):
+        trainer.training_step(Batch(images=features, labels=items.labels))
+    assert items.encodes == Encodes(trained=18, extra=0, measured=6)
+    assert all(torch.equal(before[name], value) for name, value in model.norm.state_dict().items())
+
+
+def test_what_was_just_encoded_stands_in_the_view_as_it_is_until_it_is_forgotten() -> None:
+    items, _ = catalogue(LABELS)
+    cache = items.everything(purpose="measured")
+    untouched = cache.clone()
+    settings = JointConfig(refresh=2, remembered=3, uniform_share=0, learning_rate=1e-9)
+    policy = CorrectedCache(items, cache, FOUR, settings, seed=0)
+    turned(encoder_of(items), 0.5)
+    fresh = items.everything(purpose="measured")
+    held = []
+    for step in range(1, 8):
+        policy.choose(cache[:2], items.labels[:2], step)
+        held.append([row for row in range(10) if torch.equal(policy.view[row], fresh[row])])
+        policy.learn(torch.tensor([step]), fresh[step : step + 1])
+    # Refreshed at steps 1, 3, 5 and 7; what is older than three steps is forgotten with the next refresh.
+    assert held == [[], [1], [1, 2], [1, 2, 3], [2, 3, 4], [2, 3, 4, 5], [4, 5, 6]]
+    assert torch.equal(cache, untouched)
 
 
 def test_a_warm_up_costs_its_pairs() -> None:
