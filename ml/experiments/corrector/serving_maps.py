@@ -66,13 +66,21 @@ def every_pair(upgrade: Upgrade) -> Pairs:
 
 
 def full_map(encoding: Encoding, config: FitConfig, seed: int) -> Fitted:
-    """The method's own."""
-    return fit_corrector(encoding.fit, encoding.probe, config, seed=seed)
+    """The method's own: what the probe chose, fitted once more to all pairs (method file, section 4, step 4).
+
+    The report is the chosen map's, on a probe it had not seen; a correction that was given up stays so.
+    """
+    fitted = fit_corrector(encoding.fit, encoding.probe, config, seed=seed)
+    if fitted.kind == "identity":
+        return fitted
+    final = replace(config, ridges=(fitted.ridge,), steps=fitted.steps, check_every=max(1, fitted.steps))
+    whole = fit_corrector(encoding.all, encoding.all, final, seed=seed)
+    return replace(fitted, corrector=whole.corrector)
 
 
 def affine_map(encoding: Encoding, config: FitConfig, seed: int) -> Fitted:
     """Its ridge regression alone."""
-    return fit_corrector(encoding.fit, encoding.probe, replace(config, steps=0), seed=seed)
+    return full_map(encoding, replace(config, steps=0), seed)
 
 
 def rotation(encoding: Encoding, config: FitConfig, seed: int) -> Fitted:  # noqa: ARG001 - as the others
@@ -92,10 +100,7 @@ def predicted_order(
     upgrade: Upgrade, encoding: Encoding, fitted: Fitted, config: FitConfig, seed: int
 ) -> tuple[Ids, Values]:
     """Positions of the gallery, worst served first as far as old embeddings tell, and the errors so predicted."""
-    errors = np.concatenate([
-        out_of_fold_errors(encoding.fit, fitted, config, seed=seed),
-        squared_distances(fitted.corrector.corrected(encoding.probe.stale), encoding.probe.fresh),
-    ])  # fmt: skip
+    errors = out_of_fold_errors(encoding.all, fitted, config, seed=seed)
     head = fit_error_head(encoding.all.stale, errors, seed=seed)
     predicted = head.predicted(upgrade.old.embeddings[upgrade.task.gallery])
     return backfill_order(predicted, np.arange(len(predicted))), predicted
