@@ -21,6 +21,22 @@ def truncated_softmax_loss(
     return F.cross_entropy(logits.masked_fill(~allowed, -float("inf")), positives)
 
 
+def logit_matching_loss(
+    queries: Tensor, corrected: Tensor, fresh: Tensor, *, inverse_temperature: float
+) -> Tensor:
+    """Mean over queries of KL(P || P_corrected), in nats: softmaxes over U targets of beta times inner product.
+
+    queries (B, D), corrected and fresh (U, D), unit L2 norm. Gradient reaches corrected alone. inverse_temperature
+    (beta) > 0. Source: section 2, the optional logit-matching term.
+    """
+    if inverse_temperature <= 0:
+        raise ValueError(f"inverse_temperature is {inverse_temperature}, it must be above 0")
+    scaled = inverse_temperature * queries.detach()
+    wanted = F.log_softmax(scaled @ fresh.detach().T, dim=1)
+    found = F.log_softmax(scaled @ corrected.T, dim=1)
+    return F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
 def drift_loss(corrected: Tensor, fresh: Tensor) -> Tensor:
     """Mean squared distance of corrected stale embeddings (U, D) from fresh ones (U, D), in [0, 4].
 

@@ -108,6 +108,7 @@ def ablations() -> Iterator[Arm]:
         "no uniform share": replace(JOINT, uniform_share=0.0),
         "uniform share 0.2": replace(JOINT, uniform_share=0.2),
         "width 1,024": replace(JOINT, hidden=1_024),
+        "logit matching 0.1": replace(JOINT, matching_weight=0.1),
     }.items():
         yield replace(ours, name=f"{OURS}, {name}", joint=joint)
     yield replace(ours, name=f"{OURS}, drawn", selection=Selection(sampling="gumbel"))

@@ -56,6 +56,8 @@ def _runs(ground: Ground, arms: Iterable[Arm], options: Options) -> Iterator[Pla
     setting = f"training/{ground.name}"
     for arm in arms:
         decides = {key: value for key, value in asdict(arm).items() if key not in _NOT_DECIDING}
+        if not arm.joint.matching_weight:  # came later: runs without it keep their name in the ledger
+            del decides["joint"]["matching_weight"]
         for seed in options.seeds[: arm.seeds]:
             base = bases[seed]
             task = Task(arm, ground, setting, seed, encoder_of(ground, base, made_by, options), precision)

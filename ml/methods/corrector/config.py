@@ -94,6 +94,7 @@ class JointConfig:
     refresh: int = 100  # r, steps from one correction of the whole cache to the next, >= 1
     # Steps for which what the loss encoded stands in the view as it was encoded, >= 0; ours, and free.
     remembered: int = 0
+    matching_weight: float = 0.0  # mu, of the logit-matching term beside the squared distance, >= 0
     uniform_share: float = (
         0.2  # rho_u, uniformly drawn targets per selected one, >= 0; each is encoded for this
     )
@@ -108,10 +109,11 @@ class JointConfig:
         }
         if min(counts.values()) < 1 or (self.hidden is not None and self.hidden < 1):
             raise ValueError(f"{counts} and hidden {self.hidden} must be at least 1")
-        if self.learning_rate <= 0 or min(self.weight_decay, self.uniform_share, self.remembered) < 0:
-            raise ValueError(
-                f"learning_rate is {self.learning_rate} (> 0), weight_decay {self.weight_decay}, "
-                f"uniform_share {self.uniform_share} and remembered {self.remembered} (all >= 0)"
-            )
+        least = {
+            name: getattr(self, name)
+            for name in ("weight_decay", "uniform_share", "remembered", "matching_weight")
+        }
+        if self.learning_rate <= 0 or min(least.values()) < 0:
+            raise ValueError(f"learning_rate is {self.learning_rate} (> 0) and {least} (all >= 0)")
         if not 0 < self.helps_below <= 1:
             raise ValueError(f"helps_below is {self.helps_below}, allowed above 0 to 1")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml.losses.truncated_softmax import drift_loss
+from ml.losses.truncated_softmax import drift_loss, logit_matching_loss
 from ml.methods.corrector.catalogue import Catalogue
 from ml.methods.corrector.config import FitConfig, JointConfig, Selection
 from ml.methods.corrector.fitting import Fitted, fit_corrector, optimiser_of
@@ -49,10 +49,12 @@ class CorrectedCache:
         self.generator = torch.Generator().manual_seed(seed)
         self.probe = torch.randperm(len(catalogue), generator=self.generator)[: config.probe].sort().values
         self.view = cache
+        self.queries = cache[:0].float()  # those of the step
         self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.remembered)
 
     def choose(self, queries: Tensor, labels: Tensor, step: int) -> Tensor:
         """As Policy.choose. The view is corrected anew every config.refresh steps, the probe looked at between."""
+        self.queries = queries
         if step % self.config.check_every == 0:
             self.watch.look(self.report())
         if self.watch.alert is not None:
@@ -81,16 +83,23 @@ class CorrectedCache:
         stale = self.cache[encoded].float()
         losses = []
         for _ in range(self.config.steps):
-            loss = drift_loss(self.corrector(stale), fresh)
+            corrected = self.corrector(stale)
+            loss = drift_loss(corrected, fresh)
             losses.append(float(loss.detach()))
             if losses[-1] < NO_DRIFT:  # Adam would make steps of their full length out of rounding
                 break
+            if self.config.matching_weight:
+                loss = loss + self.config.matching_weight * self._matching(corrected, fresh)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
         if self.config.remembered:
             self._remember(encoded, fresh.to(self.cache.dtype))
         return {"drift": losses[0], "fallen_back": 0.0}
+
+    def _matching(self, corrected: Tensor, fresh: Tensor) -> Tensor:
+        beta = self.selection.inverse_temperature
+        return logit_matching_loss(self.queries, corrected, fresh, inverse_temperature=beta)
 
     def _remember(self, ids: Tensor, fresh: Tensor) -> None:
         self.recent.append((ids, fresh))

@@ -100,6 +100,24 @@ def test_the_task_does_not_teach_the_corrector_nor_drift_the_encoder() -> None:
     assert not ours & {id(values) for values in trainer.module().parameters()}
 
 
+def test_a_map_that_matches_logits_agrees_better_with_the_fresh_softmax() -> None:
+    divergences = []
+    for weight in (0.0, 1.0):
+        items, features = catalogue(LABELS)
+        cache = encoder(seed=1)(features)[1].detach()
+        policy = policies(items, cache, matching_weight=weight, uniform_share=0, learning_rate=3e-3)[1]
+        ids, fresh = torch.arange(len(items)), items.everything(purpose="measured")
+        for step in range(1, 41):
+            policy.choose(fresh[::5], items.labels[::5], step)
+            policy.learn(ids, fresh)
+        view = torch.from_numpy(policy.corrector.corrected(cache.numpy()))
+        found = agreement(
+            fresh[::5], items.labels[::5], view, fresh, items.labels, count=4, inverse_temperature=20.0
+        )
+        divergences.append(float(found.divergence.mean()))
+    assert divergences[1] < 0.9 * divergences[0]
+
+
 def test_one_encoder_for_both_sides_gets_the_sum_of_both_gradients_once() -> None:
     """Invariant 12."""
     items, features = catalogue(LABELS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ml.losses.truncated_softmax import drift_loss, truncated_softmax_loss
+from ml.losses.truncated_softmax import drift_loss, logit_matching_loss, truncated_softmax_loss
 
 
 def test_the_truncated_softmax_is_what_a_hand_computes() -> None:
@@ -31,3 +31,21 @@ def test_the_drift_loss_pulls_the_corrected_alone() -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     assert corrected.grad is not None
     assert fresh.grad is None
+
+
+def test_logit_matching_is_the_divergence_of_two_softmaxes_and_pulls_the_corrected_alone() -> None:
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    corrected = torch.tensor([[0.0, 1.0], [0.0, 1.0]], requires_grad=True)
+    fresh = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    loss = logit_matching_loss(queries, corrected, fresh, inverse_temperature=2.0)
+    near = 1 / (1 + np.exp(-2))  # the softmax of (2, 0)
+    divergence = near * np.log(near / 0.5) + (1 - near) * np.log((1 - near) / 0.5)
+    assert loss.item() == pytest.approx(divergence, rel=1e-5)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert corrected.grad is not None
+    assert queries.grad is None
+    assert fresh.grad is None
+    same = logit_matching_loss(queries, fresh, fresh, inverse_temperature=2.0)
+    assert same.item() == pytest.approx(0, abs=1e-7)
+    with pytest.raises(ValueError, match="inverse_temperature is 0"):
+        logit_matching_loss(queries, corrected, fresh, inverse_temperature=0)
