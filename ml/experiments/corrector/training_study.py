@@ -8,6 +8,7 @@ from ml.experiments.corrector.training_arms import (
     SEEDS,
     Arm,
     ablations,
+    claimed_arms,
     described_arms,
     main_arms,
     noisy_arms,
@@ -33,19 +34,21 @@ def planned_training(datasets: Sequence[Dataset], options: Options) -> list[Plan
         return [run for ground in grounds for run in _runs(ground, map(_shortened, main_arms()), options)]
     planned: list[PlannedRun] = []
     for dataset in digits:
-        arms = [*main_arms(), *_further(dataset.name)]
+        arms = _arms_on(dataset.name)
         planned += _runs(ground_of(dataset, f"{dataset.name}"), arms, options)
         if dataset.name == MAIN:
             small = ground_of(dataset, f"{dataset.name}, 5,000 items", per_class=SMALL_PER_CLASS)
             planned += _runs(small, small_arms(), options)
     if len(digits) > 1:
         both = " and ".join(dataset.name for dataset in digits)
-        planned += _runs(ground_of(joined_dataset(digits, both), both), main_arms(), options)
+        planned += _runs(ground_of(joined_dataset(digits, both), both), claimed_arms(), options)
     return planned
 
 
-def _further(name: str) -> list[Arm]:
-    return [*described_arms(), *ablations(), *noisy_arms()] if name == MAIN else []
+def _arms_on(name: str) -> list[Arm]:
+    if name != MAIN:
+        return list(claimed_arms())
+    return [*main_arms(), *described_arms(), *ablations(), *noisy_arms()]
 
 
 def _runs(ground: Ground, arms: Iterable[Arm], options: Options) -> Iterator[PlannedRun]:
@@ -56,8 +59,7 @@ def _runs(ground: Ground, arms: Iterable[Arm], options: Options) -> Iterator[Pla
     setting = f"training/{ground.name}"
     for arm in arms:
         decides = {key: value for key, value in asdict(arm).items() if key not in _NOT_DECIDING}
-        if not arm.joint.matching_weight:  # came later: runs without it keep their name in the ledger
-            del decides["joint"]["matching_weight"]
+        decides["selection"]["ceiling"] = str(arm.selection.ceiling)  # JSON knows no infinity
         for seed in options.seeds[: arm.seeds]:
             base = bases[seed]
             task = Task(arm, ground, setting, seed, encoder_of(ground, base, made_by, options), precision)
