@@ -39,8 +39,8 @@ def fit_corrector(pairs: Pairs, probe: Pairs, config: FitConfig, *, seed: int = 
     """
     if pairs.dimension != probe.dimension:
         raise ValueError(f"pairs are {pairs.dimension}-d, the probe {probe.dimension}-d")
-    ridge, affine = _best_ridge(pairs, probe, config, seed)
-    best, steps = _trained(affine, pairs, config, steps=config.steps, probe=probe, seed=seed)
+    ridge, affine = best_ridge(pairs, probe, config, seed)
+    best, steps = trained(affine, pairs, config, steps=config.steps, probe=probe, seed=seed)
     report = probed(best.corrected(probe.stale), probe)
     if report.helps(config.helps_below):
         return Fitted(best, "full" if steps else "affine", ridge, steps, report)
@@ -66,13 +66,13 @@ def out_of_fold_errors(
         corrector = Corrector(pairs.dimension, hidden=config.hidden, seed=seed)
         if fitted.kind != "identity":
             corrector.set_affine(ridge_map(seen, ridge=fitted.ridge))
-        corrector, _ = _trained(corrector, seen, config, steps=fitted.steps, probe=None, seed=seed)
+        corrector, _ = trained(corrector, seen, config, steps=fitted.steps, probe=None, seed=seed)
         errors[unseen] = squared_distances(corrector.corrected(held_out.stale), held_out.fresh)
     return errors
 
 
-def _best_ridge(pairs: Pairs, probe: Pairs, config: FitConfig, seed: int) -> tuple[float, Corrector]:
-    """The affine map that does best on the probe; of equals the first ridge."""
+def best_ridge(pairs: Pairs, probe: Pairs, config: FitConfig, seed: int) -> tuple[float, Corrector]:
+    """The ridge whose affine map does best on the probe, and that map; of equals the first ridge."""
     found = []
     for ridge in config.ridges:
         corrector = Corrector(pairs.dimension, hidden=config.hidden, seed=seed)
@@ -81,7 +81,7 @@ def _best_ridge(pairs: Pairs, probe: Pairs, config: FitConfig, seed: int) -> tup
     return min(found, key=lambda candidate: _error(candidate[1], probe))
 
 
-def _trained(
+def trained(
     start: Corrector, pairs: Pairs, config: FitConfig, *, steps: int, probe: Pairs | None, seed: int
 ) -> tuple[Corrector, int]:
     """`start` after `steps`; with a probe, as it was when it did best there. And after how many steps that is."""

@@ -16,7 +16,7 @@ def kept(negatives: CatalogueNegatives, policy: CorrectedCache) -> State:
     encodes = negatives.catalogue.encodes
     optimiser = policy.optimiser.state_dict()["state"]
     reports = [
-        (seen.staleness, seen.error, seen.cosine_median, seen.cosine_low, seen.items)
+        (seen.staleness, seen.error, seen.cosine_median, seen.cosine_low, seen.items, seen.constant)
         for seen in policy.watch.reports
     ]
     return {
@@ -25,7 +25,7 @@ def kept(negatives: CatalogueNegatives, policy: CorrectedCache) -> State:
         "draws": policy.generator.get_state(),
         "positive_draws": negatives.generator.get_state(),
         "counts": torch.tensor([negatives.step, encodes.trained, encodes.extra, encodes.measured]),
-        "reports": torch.tensor(reports, dtype=torch.float64).reshape(len(reports), 5),
+        "reports": torch.tensor(reports, dtype=torch.float64).reshape(len(reports), 6),
         **{f"corrector/{name}": value for name, value in policy.corrector.state_dict().items()},
         **{f"optimiser/{i}/{name}": value for i, own in optimiser.items() for name, value in own.items()},
     }
@@ -38,9 +38,9 @@ def restore(negatives: CatalogueNegatives, policy: CorrectedCache, state: State)
     negatives.generator.set_state(state["positive_draws"])
     policy.generator.set_state(state["draws"])
     policy.view = state["view"]
-    for staleness, error, median, low, items in state["reports"].tolist():
+    for staleness, error, median, low, items, constant in state["reports"].tolist():
         # Says the same as it did, the alert too.
-        policy.watch.look(ProbeReport(staleness, error, median, low, int(items)))
+        policy.watch.look(ProbeReport(staleness, error, median, low, int(items), constant))
     weights, moments = _under(state, "corrector"), _under(state, "optimiser")
     policy.corrector.load_state_dict(weights)
     by_parameter: dict[int, State] = {}

@@ -17,8 +17,9 @@ _BLOCK = 1_024
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """On the probe: mean squared distance to fresh embeddings without (staleness) and with the map (error), and the
-    median and 5 % quantile of the cosine between corrected and fresh.
+    """On the probe: mean squared distance to fresh embeddings without (staleness) and with the map (error), the median
+    and 5 % quantile of the cosine between corrected and fresh, and the squared distance that one vector for all images
+    would leave (constant).
     """
 
     staleness: float
@@ -26,6 +27,7 @@ class ProbeReport:
     cosine_median: float
     cosine_low: float
     items: int
+    constant: float = float("inf")
 
     @property
     def ratio(self) -> float:
@@ -33,10 +35,12 @@ class ProbeReport:
         return 1.0 if self.staleness < NO_DRIFT else self.error / self.staleness
 
     def helps(self, below: float) -> bool:
-        """Whether the map is worth using. Where nothing has drifted any map that keeps it so is."""
+        """Whether the map is worth using. Where nothing has drifted any map that keeps it so is. A map that learned
+        no more than the mean is not, however far from fresh the stale embeddings are: it would make all images alike.
+        """
         if self.staleness < NO_DRIFT:
             return self.error < NO_DRIFT
-        return self.ratio <= below
+        return self.error <= below * min(self.staleness, self.constant)
 
 
 def probed(corrected: Embeddings, pairs: Pairs) -> ProbeReport:
@@ -45,8 +49,20 @@ def probed(corrected: Embeddings, pairs: Pairs) -> ProbeReport:
     cosines = np.vecdot(corrected.astype(np.float64), pairs.fresh)
     low, median = np.quantile(cosines, (0.05, 0.5))
     return ProbeReport(
-        float(pairs.identity_errors().mean()), float(errors.mean()), float(median), float(low), len(pairs)
-    )
+        float(pairs.identity_errors().mean()), float(errors.mean()), float(median), float(low), len(pairs),
+        constant=_constant_error(pairs.fresh),
+    )  # fmt: skip
+
+
+def _constant_error(fresh: Embeddings) -> float:
+    """Mean squared distance of (n, D) unit vectors from the direction of the mean they were drawn with, 2 - 2 |mean|;
+    |mean|^2 is the cosine of two different ones, so that few vectors are not taken to be more alike than they are.
+    """
+    count = len(fresh)
+    if count < 2:
+        return float("inf")
+    total = float(np.square(fresh.sum(axis=0, dtype=np.float64)).sum())
+    return 2 - 2 * float(np.sqrt(np.clip((total - count) / (count * (count - 1)), 0, 1)))
 
 
 @dataclass(slots=True)
@@ -71,9 +87,11 @@ class Watch:
 
 def fallback_alert(report: ProbeReport, below: float) -> str:
     """What is said when stale embeddings are used as they are, because correcting them does not help."""
+    alike = f" or of the {report.constant:.4g} that one vector for all images would leave"
     return (
         f"correction given up: on {report.items:,} probe images it leaves {report.error:.4g} of a squared distance of "
-        f"{report.staleness:.4g} to fresh embeddings, more than {below:g} of it; stale embeddings are used as they are"
+        f"{report.staleness:.4g} to fresh embeddings, more than {below:g} of it"
+        f"{alike if report.constant < report.staleness else ''}; stale embeddings are used as they are"
     )
 
 

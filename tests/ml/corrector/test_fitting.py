@@ -83,6 +83,15 @@ def test_noise_that_no_map_can_follow_leaves_the_identity_and_says_so() -> None:
         assert any_fit.report.error <= probe.identity_errors().mean() + 1e-6
 
 
+def test_pairs_of_unrelated_images_give_the_identity_though_their_mean_could_be_learned() -> None:
+    """Fresh embeddings of other images, all of them on one side of the sphere."""
+    known = Pairs(directions(400, D), unit(directions(400, D, seed=1) + 2 * np.eye(D)[0]))
+    fitted = fit_corrector(known.picked(np.arange(100, 400)), known.picked(np.arange(100)), CONFIG)
+    assert fitted.kind == "identity"
+    assert fitted.alert is not None
+    assert "that one vector for all images would leave" in fitted.alert
+
+
 def test_the_probe_decides_how_long_to_train_and_how_strong_the_ridge_is() -> None:
     """Few noisy pairs: the weakest ridge and the longest training fit them best and serve worst."""
     skew = rotation(D) - rotation(D).T  # small parts of it turn a little

@@ -63,6 +63,33 @@ def test_a_planted_sudden_drift_is_seen_by_the_watch() -> None:
     assert [watch.look(probed(corrected, after)) for _ in range(3)] == [True, True, False]
 
 
+def test_what_one_vector_for_all_leaves_is_counted_from_how_alike_fresh_ones_are() -> None:
+    fresh = np.array([[1, 0], [0.6, 0.8], [0.6, 0.8]], np.float32)
+    found = probed(fresh, Pairs(fresh, fresh))
+    assert found.constant == pytest.approx(2 - 2 * np.sqrt((0.6 + 0.6 + 1) / 3))  # the mean cosine of two
+    assert probed(fresh[:1], Pairs(fresh[:1], fresh[:1])).constant == float("inf")  # of one nothing is known
+    opposite = np.array([[1, 0], [-1, 0]], np.float32)
+    assert probed(opposite, Pairs(opposite, opposite)).constant == 2
+    crowded = unit(directions(4_000, 8) + 2 * np.eye(8)[0])
+    left = np.square(crowded - unit(crowded.mean(axis=0, keepdims=True))).sum(axis=1).mean()
+    few = [probed(part, Pairs(part, part)).constant for part in np.split(crowded, 400)]
+    assert np.mean(few) == pytest.approx(left, rel=0.02)  # ten at a time tell as much as all
+
+
+def test_a_map_that_makes_all_images_alike_is_given_up_though_stale_embeddings_are_further_off() -> None:
+    fresh = unit(directions(300, 8) + 2 * np.eye(8)[0])
+    mean = unit(fresh.mean(axis=0, keepdims=True)).repeat(300, axis=0)
+    found = probed(mean, Pairs(-fresh, fresh))
+    assert found.ratio < 0.2
+    assert not found.helps(0.9)
+    watch = Watch(below=0.9, checks=1)
+    assert not watch.look(found)
+    assert watch.alert is not None
+    assert f"or of the {found.constant:.4g} that one vector for all images would leave" in watch.alert
+    halfway = unit(mean + fresh)
+    assert probed(halfway, Pairs(-fresh, fresh)).helps(0.9)
+
+
 def test_equal_stale_embeddings_of_different_fresh_ones_are_the_floor() -> None:
     stale = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
     fresh = np.array([[1, 0], [0, 1], [0, 1], [0, 1]], np.float32)
