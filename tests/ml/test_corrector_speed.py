@@ -52,7 +52,8 @@ def test_the_products_alone_are_those_of_the_map() -> None:
 def test_made_up_embeddings_are_stored_as_the_product_stores_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "PIECE", 40)
     stored = stored_vectors(100, seed=0)
-    assert (stored.dtype, stored.shape) == (np.float16, (100, 128))
+    assert stored.dtype == np.float16
+    assert stored.shape == (100, 128)
     np.testing.assert_allclose(np.linalg.norm(stored.astype(np.float64), axis=1), 1, atol=1e-3)
     assert len(np.unique(stored[:, 0])) > 90
 

@@ -134,7 +134,8 @@ def products(corrector: Corrector, rows: torch.Tensor, *, has_residual: bool = T
         if has_residual:
             torch.mm(part, corrector.inner.T, out=hidden[:count])
             torch.mm(hidden[:count], corrector.outer.T, out=added[:count])
-    return (added if has_residual else moved)[:count]
+    last: torch.Tensor = (added if has_residual else moved)[:count]
+    return last
 
 
 def drawn_map(seed: int, *, has_residual: bool) -> Corrector:

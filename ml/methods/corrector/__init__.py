@@ -11,8 +11,9 @@ warm-up and joint training and the mean-square drift loss are known; architectur
 (its section 11). Deviations from that file: one encoder for queries and targets, as everywhere in the product; cosine
 alone, so N always normalises; beta is fixed, not learned; drift targets are what the loss encoded, or, where the
 encoder trains with batch statistics or dropout, encoded again; the error head never moves the map and learns from
-errors on pairs its map had not seen. Ours: a map is given up, too, that does not do better than one vector for all
-images (for where stale embeddings are far from fresh, a map that learned the mean alone beats the identity); and what the loss has just encoded stands in the view as it is (`remembered`).
+errors on pairs its map had not seen. Ours: what the loss has just encoded stands in the view as it is (`remembered`);
+and a map is given up, too, that does no better than one vector for all images, for where stale embeddings are far from
+fresh ones a map that learned no more than their mean beats the identity, and makes all images alike.
 Left out, being off by default there: importance weights of sampled targets (the loss is over all queries' draws
 together, whose inclusion does not factor), write-back with stamps and replay of old batches (`remembered` does better
 with no more encodes), a second block, re-embedding of the worst shard.
