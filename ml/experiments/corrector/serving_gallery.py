@@ -25,6 +25,9 @@ Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 MIXES = tuple(round(0.1 * step, 1) for step in range(11))
 FITTED_ON = 200  # queries of trained and of held-out classes each, evenly spaced
+# Nearest by code that a calibration is fitted to. With the product's 200 the candidates of codes that do not compare
+# are drawn at random, those of codes that do are the hard ones, and the log-odds of a mixed gallery do not agree.
+FIT_POOL = 1_000
 
 
 class Found(NamedTuple):
@@ -84,7 +87,7 @@ class Upgrade:
         task = self.split.choosing
         rows = [evenly(np.flatnonzero(task.query_unseen == unseen), FITTED_ON) for unseen in (False, True)]
         pairs = [similarities(task, chosen, asking, answering) for chosen in rows if len(chosen)]
-        return fit_fusion(pairs[0], pairs[-1], mixes=MIXES)
+        return fit_fusion(pairs[0], pairs[-1], pool=FIT_POOL, mixes=MIXES)
 
     def asked(self, asking: Encoded, entries: Entries, queries: Ids) -> Found:
         """The fused answers of `queries`, positions in the task's."""
