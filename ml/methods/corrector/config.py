@@ -63,8 +63,8 @@ class HardNegatives:
     """How training asks the whole catalogue for hard negatives beside its own losses."""
 
     weight: float = 0.5  # of the truncated softmax beside the other losses, > 0
-    queries: int = 32  # images of a batch that ask, evenly spaced among those with a label, >= 1
-    count: int = 2  # k, negatives chosen for each, >= 1
+    queries: int = 16  # images of a batch that ask, evenly spaced among those with a label, >= 1
+    count: int = 1  # k, negatives chosen for each, >= 1
     from_epoch: int = 2  # the cache is made as it begins; before, the encoder moves too fast for any; >= 0
     refresh: int = 100  # as JointConfig, like the next two
     uniform_share: float = 0.1

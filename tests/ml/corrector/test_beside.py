@@ -289,8 +289,8 @@ def test_a_configuration_turns_negatives_on_and_off() -> None:
     ("values", "message"),
     [
         ({"weight": 0.0}, r"weight is 0\.0 \(> 0\)"),
-        ({"queries": 0}, r"queries 0 and count 2 \(both >= 1\)"),
-        ({"count": 0}, r"queries 32 and count 0 \(both >= 1\)"),
+        ({"queries": 0}, r"queries 0 and count 1 \(both >= 1\)"),
+        ({"count": 0}, r"queries 16 and count 0 \(both >= 1\)"),
         ({"from_epoch": -1}, r"from_epoch -1 \(>= 0\)"),
         ({"refresh": 0}, "'refresh': 0"),
         ({"uniform_share": -0.1}, "uniform_share -0.1"),
