@@ -61,8 +61,12 @@ class Upgrade:
     new: Encoded
 
     def stale_entries(self) -> Entries:
-        """The gallery as the old encoder left it, asked by the new one."""
-        return self._single(self.old, self.old.embeddings, self._fusion(self.new, self.old))
+        """The gallery as the old encoder left it, asked by the new one; by cosine alone where nothing compares."""
+        try:
+            fusion = self._fusion(self.new, self.old)
+        except ValueError:  # relevance falls with similarity
+            fusion = Fusion(intercept=0.0, code_weight=0.0, embedding_weight=1.0)
+        return self._single(self.old, self.old.embeddings, fusion)
 
     def old_entries(self) -> Entries:
         """The same, asked by the old encoder: the system before the upgrade."""
