@@ -50,9 +50,9 @@ def test_a_run_asks_both_tasks_and_says_what_it_cost(small_grocery: Dataset, tmp
     record = first.work(tmp_path / "checkpoint")
 
     assert not (tmp_path / "checkpoint").exists()
-    assert record.values["processor_seconds"] > 0
+    assert float(record.values["processor_seconds"]) > 0
     assert record.values["epochs"] == 2
-    assert record.values["negatives_task"] > 0
+    assert float(record.values["negatives_task"]) > 0
     known = {name: ~np.isnan(values) for name, values in record.per_query.items()}
     assert set(known) == {
         f"{task}_{metric}" for task in ("choosing", "final") for metric in ("map", "recall_at_1")
