@@ -15,4 +15,5 @@ EXPERIMENTS = {  # the command's name -> module:object
     "compact": "ml.experiments.compact:EXPERIMENT",
     "twin-bottleneck": "ml.experiments.twin_bottleneck:EXPERIMENT",
     "lifelong": "ml.experiments.lifelong.study:EXPERIMENT",
+    "corrector": "ml.experiments.corrector.study:EXPERIMENT",
 }

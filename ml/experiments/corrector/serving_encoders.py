@@ -1,7 +1,7 @@
-"""Pairs of encoders to upgrade between, trained at 64 pixels: a small old one and two that could follow it.
+"""Pairs of encoders to upgrade between, trained at 64 pixels: a small old one and those that could follow it.
 
-`independent` is larger and starts from other random weights; `continued` goes on from the old one's weights with all
-of the images: a stand-in for a compatible encoder.
+`heads` are new ones on the old trunk (`serving_heads`); `independent` is larger and starts from other random weights;
+`continued` goes on from the old one's weights with all of the images: a stand-in for a compatible encoder.
 """
 
 import hashlib
@@ -27,11 +27,14 @@ from ml.protocol import Embeddings, PackedCodes, pack_bits
 from ml.training.memory import fastest_precision
 
 EXPERIMENT = "corrector"
-Role = Literal["old", "independent", "continued"]
-SUCCESSORS: tuple[Role, ...] = ("independent", "continued")
+Role = Literal["old", "heads", "independent", "continued"]
+TRAINED: tuple[Role, ...] = ("independent", "continued")
+SUCCESSORS: tuple[Role, ...] = ("heads", "continued", "independent")
 VECTORS_FILE, WEIGHTS_FILE = "vectors.safetensors", "weights.safetensors"
 SMALL, LARGE = (32, 64, 64, 96), (48, 64, 96, 128)
-WIDTHS: Mapping[Role, tuple[int, ...]] = {"old": SMALL, "independent": LARGE, "continued": SMALL}
+WIDTHS: Mapping[Role, tuple[int, ...]] = {
+    "old": SMALL, "heads": SMALL, "independent": LARGE, "continued": SMALL,
+}  # fmt: skip
 STEPS: Mapping[Role, int] = {"old": 500, "independent": 1_000, "continued": 700}
 SMOKE_STEPS = 6
 OLD_SHARE = 0.3  # of each class's training images
@@ -72,10 +75,10 @@ def recipe_of(split: ClassSplit, role: Role, *, images: int, seed: int, smoke: b
 
 
 def planned_encoders(split: ClassSplit, seed: int, options: Options) -> dict[Role, PlannedRun]:
-    """The three runs of a seed, in the order in which they stand on each other."""
+    """The runs of a seed that train a trunk, in the order in which they stand on each other."""
     old = _planned(split, "old", seed, options, parent=None)
     planned: dict[Role, PlannedRun] = {"old": old}
-    for role in SUCCESSORS:
+    for role in TRAINED:
         parent = old if role == "continued" else None
         planned[role] = _planned(split, role, seed, options, parent=parent)
     return planned
@@ -83,7 +86,7 @@ def planned_encoders(split: ClassSplit, seed: int, options: Options) -> dict[Rol
 
 def encoded_by(run: PlannedRun, options: Options) -> Encoded:
     """What the run's encoder says, trained now if the ledger lacks it."""
-    record = _record(run, options)
+    record = record_of(run, options)
     stored = load(record.files[VECTORS_FILE])
     vectors = stored["embeddings"].astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -99,7 +102,7 @@ def seconds_per_image(split: ClassSplit, role: Role) -> float:
 def _planned(
     split: ClassSplit, role: Role, seed: int, options: Options, *, parent: PlannedRun | None
 ) -> PlannedRun:
-    known = np.where(_learned(split, role, seed), split.train_labels, -1)
+    known = known_to(split, role, seed)
     recipe = recipe_of(split, role, images=int((known >= 0).sum()), seed=seed, smoke=options.smoke)
     setting = f"serving/{split.name}/encoders"
     identity: dict[str, Any] = {
@@ -110,7 +113,7 @@ def _planned(
 
     def work(checkpoint: Path) -> RunRecord:
         images = training_images(split, known)
-        initial = None if parent is None else load(_record(parent, options).files[WEIGHTS_FILE])
+        initial = None if parent is None else load(record_of(parent, options).files[WEIGHTS_FILE])
         trained = train_encoder(images, recipe, checkpoint=checkpoint, initial=initial)
         found = encode_all(trained.encoder, split.images.images.pixels)
         values = {"epochs": trained.epochs, "training_seconds": round(trained.seconds, 1), "images": len(images),
@@ -127,13 +130,15 @@ def _planned(
     return PlannedRun(name=role, setting=setting, seed=seed, identity=identity, work=work)
 
 
-def _learned(split: ClassSplit, role: Role, seed: int) -> NDArray[np.bool_]:
+def known_to(split: ClassSplit, role: Role, seed: int) -> Ids:
+    """(n,) labels of the training images, -1 for what the role does not learn from."""
     if role != "old":
-        return np.ones(len(split.train), np.bool_)
-    return share_of_images(split.train_labels, OLD_SHARE, seed)
+        return split.train_labels
+    return np.where(share_of_images(split.train_labels, OLD_SHARE, seed), split.train_labels, -1)
 
 
-def _record(run: PlannedRun, options: Options) -> RunRecord:
+def record_of(run: PlannedRun, options: Options) -> RunRecord:
+    """The finished run, done now if the ledger lacks it."""
     return options.ledger.run(run.full_identity(EXPERIMENT, smoke=options.smoke), run.work)
 
 

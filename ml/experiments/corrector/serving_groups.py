@@ -27,12 +27,17 @@ def groups_of(split: ClassSplit, task: RetrievalTask) -> dict[str, Names]:
 
 def worst_group(names: Names, gains: Values, *, fewest: int = FEWEST) -> tuple[str, float] | None:
     """(Q,) groups and gains, NaN for none -> the group of `fewest` queries or more that gains least, and its mean."""
-    means = {
+    means = judged_groups(names, gains, fewest=fewest)
+    return min(means.items(), key=lambda group: group[1]) if means else None
+
+
+def judged_groups(names: Names, gains: Values, *, fewest: int = FEWEST) -> dict[str, float]:
+    """Mean gain of every group that is large enough."""
+    return {
         str(name): float(gains[own].mean())
         for name in sorted(set(names) - {""})
         if (own := (names == name) & ~np.isnan(gains)).sum() >= fewest
     }
-    return min(means.items(), key=lambda group: group[1]) if means else None
 
 
 def _by_size(task: RetrievalTask) -> Names:

@@ -9,13 +9,14 @@ import numpy as np
 from ml.evaluation.metrics import mean_of
 from ml.experiments.corrector.serving_encoders import seconds_per_image
 from ml.experiments.corrector.serving_gallery import Entries, Task, Upgrade, Values, backfilled, first_of
-from ml.experiments.corrector.serving_groups import groups_of, worst_group
+from ml.experiments.corrector.serving_groups import groups_of, judged_groups, worst_group
 from ml.experiments.corrector.serving_maps import (
     CONFIG,
     MAPS,
     Encoding,
     Stopwatch,
     encoding_of,
+    every_pair,
     full_map,
     predicted_order,
     random_order,
@@ -24,6 +25,7 @@ from ml.experiments.corrector.serving_maps import (
     usual_count,
 )
 from ml.experiments.data import ClassSplit, Ids
+from ml.experiments.data.parts import evenly
 from ml.experiments.ledger import RunRecord, Value
 from ml.methods.corrector.fitting import Fitted
 from ml.methods.corrector.probe import floor_estimate
@@ -31,6 +33,7 @@ from ml.methods.corrector.probe import floor_estimate
 NAME = "upgrade"
 PARTIAL = 0.1  # of the gallery, encoded anew after the correction
 RANDOM_ORDERS = 3
+FLOOR_PAIRS = 2_000  # evenly spaced, not encoded for the fit
 
 
 def measured_upgrade(task: Task, _checkpoint: Path) -> RunRecord:
@@ -50,7 +53,7 @@ def measured_upgrade(task: Task, _checkpoint: Path) -> RunRecord:
     }
     values: dict[str, Value] = {metric: mean_of(own)[0] for metric, own in per_query.items()}
     values |= _shares_of_gain(values) | _flips(per_query) | _worst_groups(task.split, per_query)
-    values |= _gate(encoding, fitted) | {"error_correlation": rank_correlation(predicted, errors)}
+    values |= _gate(upgrade, encoding, fitted) | {"error_correlation": rank_correlation(predicted, errors)}
     values |= _costs(task, upgrade, encoding, fitting)
     return RunRecord(
         name=NAME, setting=task.setting, seed=seed, values=values, per_query=per_query,
@@ -141,17 +144,21 @@ def _worst_groups(split: ClassSplit, per_query: Mapping[str, Values]) -> dict[st
     for grouping, names in groups_of(split, split.final).items():
         for state in ("corrected", "full"):
             worst = worst_group(names, per_query[f"gain_{state}"])
+            values[f"judged_{grouping}"] = len(judged_groups(names, per_query[f"gain_{state}"]))
             if worst is not None:
                 values |= {f"worst_{grouping}_{state}_name": worst[0], f"worst_{grouping}_{state}": worst[1]}
     return values
 
 
-def _gate(encoding: Encoding, fitted: Fitted) -> dict[str, Value]:
+def _gate(upgrade: Upgrade, encoding: Encoding, fitted: Fitted) -> dict[str, Value]:
+    """What the probe says, and the floor on entries that were not encoded: on those the map was fitted to it is low."""
     report = fitted.report
+    others = np.setdiff1d(np.arange(len(upgrade.task.gallery)), encoding.rows)
+    unseen = every_pair(upgrade).picked(evenly(others, FLOOR_PAIRS))
     return {
         "kind": fitted.kind, "ridge": fitted.ridge, "steps": fitted.steps,
         "probe_ratio": report.ratio, "probe_error": report.error, "probe_cosine_median": report.cosine_median,
-        "probe_cosine_low": report.cosine_low, "floor": floor_estimate(encoding.all, fitted.corrector),
+        "probe_cosine_low": report.cosine_low, "floor": floor_estimate(unseen, fitted.corrector),
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ml.experiments.corrector.serving_curves import (
 )
 from ml.experiments.corrector.serving_encoders import SUCCESSORS, planned_encoders
 from ml.experiments.corrector.serving_gallery import Task
+from ml.experiments.corrector.serving_heads import planned_heads
 from ml.experiments.corrector.serving_ladder import NAME, measured_upgrade
 from ml.experiments.corrector.serving_maps import CONFIG
 from ml.experiments.data import ClassSplit, Dataset, class_split, few, joined_dataset
@@ -23,8 +24,8 @@ from ml.experiments.ledger import RunRecord
 from ml.experiments.protocol import Options, PlannedRun
 
 UNION, ALONE = "union", "grocery"
-SEEDS, CURVE_SEEDS = 5, 3
-VERSION = 1  # of the measurement: another one measures anew
+SEEDS, CURVE_SEEDS = 4, 2
+VERSION = 2  # of the measurement: another one measures anew
 SMOKE_IMAGES, SMOKE_CLASSES = 12, 12
 
 
@@ -34,6 +35,7 @@ def planned_serving(datasets: Sequence[Dataset], options: Options) -> list[Plann
     for seed in options.seeds[:SEEDS]:
         for split in _splits(datasets, options):
             runs = planned_encoders(split, seed, options)
+            runs["heads"] = planned_heads(split, seed, runs["old"], options)
             tasks = [Task(split, runs, kind, seed, options) for kind in SUCCESSORS]
             planned += [*runs.values(), *(_planned(task, NAME, measured_upgrade) for task in tasks)]
             if seed in options.seeds[:CURVE_SEEDS]:

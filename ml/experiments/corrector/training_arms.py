@@ -22,6 +22,7 @@ SEEDS, DESCRIBED_SEEDS = 3, 1
 STEPS = 400  # T
 CHECKS = 4  # looks at the probe in one training
 OURS, PLAIN = "corrected", "corrected, nothing remembered"
+FASTER, ALONE = "corrected, learning rate 0.001", "corrected, remembered alone"
 PERIODIC, STALE, EXHAUSTIVE = "re-embedded 20 times", "stale", "re-embedded every step"
 LANDMARK_RIDGE = 1e-3
 RENEWED = 10  # items of the negative cache encoded anew before each step
@@ -106,20 +107,16 @@ def ablations() -> Iterator[Arm]:
     """Ours, with what the name says changed; one seed each."""
     ours = Arm(name=OURS, kind="corrected", seeds=1)
     for name, joint in {
-        "remembered alone": replace(JOINT, learning_rate=1e-12, steps=1, helps_below=1.0),
+        "remembered alone": replace(JOINT, learning_rate=1e-12, steps=1, checks=STEPS),
         "1 step": replace(JOINT, steps=1),
-        "refreshed 4 times": replace(JOINT, refresh=STEPS // 4),
         "no uniform share": replace(JOINT, uniform_share=0.0),
         "logit matching 0.1": replace(JOINT, matching_weight=0.1),
     }.items():
         yield replace(ours, name=f"{OURS}, {name}", joint=joint)
     yield replace(ours, name=f"{OURS}, drawn", selection=Selection(sampling="gumbel"))
-    yield replace(ours, name=f"{OURS}, 2 of the catalogue", selection=Selection(count=2))
-    for rate in (1e-4, 1e-3):
-        for arm in main_arms():
-            if arm.name in {OURS, "in batch"}:
-                name = f"{arm.name}, learning rate {rate:g}"
-                yield replace(arm, name=name, learning_rate=rate, seeds=1)
+    yield replace(ours, name=f"{OURS}, learning rate 0.0001", learning_rate=1e-4)
+    yield replace(ours, name=FASTER, learning_rate=1e-3, seeds=SEEDS)
+    yield Arm(name="in batch, learning rate 0.001", kind="in batch", learning_rate=1e-3, seeds=1)
 
 
 def noisy_arms() -> Iterator[Arm]:

@@ -62,15 +62,12 @@ def as_input(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255.0).contiguous(memory_format=torch.channels_last)
 
 
-def ground_of(
-    dataset: Dataset, name: str, *, per_class: int | None = None, is_choosing: bool = False
-) -> Ground:
-    """Every labelled image outside the test split is an entry, the test split asks; to choose settings, the training
-    split alone is, and the validation split asks. per_class: at most so many entries of each class, evenly spaced.
+def ground_of(dataset: Dataset, name: str, *, per_class: int | None = None) -> Ground:
+    """Every image outside the test split is an entry, the test split asks. per_class: at most so many entries of each
+    class, evenly spaced.
     """
-    parts = [dataset.train] if is_choosing else [dataset.train, dataset.validation]
-    asking = dataset.validation if is_choosing else dataset.test
-    return Ground(name, _entries(parts, per_class), asking.images, asking.items)
+    entries = _entries([dataset.train, dataset.validation], per_class)
+    return Ground(name, entries, dataset.test.images, dataset.test.items)
 
 
 def _entries(parts: list[Part], per_class: int | None) -> ImageSet:

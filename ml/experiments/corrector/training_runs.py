@@ -45,11 +45,12 @@ class Task:
 
 
 def measure(task: Task, _checkpoint: Path) -> RunRecord:
-    """The row. `recall_at_1`: of the fine-tuned encoder, its catalogue encoded anew; `_view`: in the view that its
-    training ended with; `_exported`: in the catalogue corrected by a last fit; `_stale`: in the untouched cache;
-    `_base`: of the base in its own. `overlap`, `total_variation`, `divergence`: of the view with fresh embeddings, mean
-    over CHECKS moments of training; `_stale`: of the untouched cache at the same moments. `gap_closed` is overlap less
-    `overlap_stale`, `gap` what there was to close. Encodes as ml.methods.corrector.catalogue counts them.
+    """The row. `recall_at_1`: of the fine-tuned encoder, its catalogue encoded anew; `_view`: in what the policy makes
+    of its cache at the end (for a corrector: the raw cache mapped); `_exported`: in the catalogue corrected by a last
+    fit; `_stale`: in the untouched cache; `_base`: of the base in its own. `overlap`, `total_variation`, `divergence`:
+    of the view with fresh embeddings, mean over CHECKS moments of training; `_stale`: of the untouched cache at the
+    same moments. `gap_closed` is overlap less `overlap_stale`, `gap` what there was to close. Encodes as
+    ml.methods.corrector.catalogue counts them.
     """
     started = time.monotonic()
     run = _Run(task)
