@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 
 from ml.data.images import ImageSet
 from ml.experiments.claims import answer
+from ml.experiments.corrector import serving_heads
 from ml.experiments.corrector.serving_asking import serving_questions
 from ml.experiments.corrector.serving_curves import COUNTS, measured_backfill, measured_pairs
 from ml.experiments.corrector.serving_encoders import (
@@ -20,9 +21,11 @@ from ml.experiments.corrector.serving_encoders import (
     WEIGHTS_FILE,
     Encoded,
     Role,
+    encode_all,
     encoded_by,
     planned_encoders,
     recipe_of,
+    record_of,
     share_of_images,
 )
 from ml.experiments.corrector.serving_gallery import (
@@ -34,6 +37,7 @@ from ml.experiments.corrector.serving_gallery import (
     fused_vectors,
 )
 from ml.experiments.corrector.serving_groups import groups_of, worst_group
+from ml.experiments.corrector.serving_heads import planned_heads
 from ml.experiments.corrector.serving_ladder import measured_upgrade
 from ml.experiments.corrector.serving_maps import (
     CONFIG,
@@ -413,9 +417,40 @@ def test_a_row_holds_every_rung_per_query_and_what_each_reaches_of_the_gain(tmp_
     )
     assert encoding / backfill == pytest.approx(32 / 72)
     assert values["seconds_ratio"] == pytest.approx((fitting + encoding) / backfill)
+    assert 0 < values["floor"] < values["probe_error"]  # type: ignore[operator]
     assert {"kept", "random", "predicted", "true", "affine", "procrustes", "cross"} <= {
         metric.removeprefix("map_") for metric in own
     }
+
+
+def test_a_gallery_that_is_encoded_wholly_has_no_floor_to_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml.experiments.corrector.serving_maps.PER_DIMENSION", 100)
+
+    values = measured_upgrade(task_of(better(), tmp_path), tmp_path / "none").values
+
+    assert values["encoded_share"] == 1
+    assert np.isnan(values["floor"])
+    assert values["share_kept"] == pytest.approx(1)
+
+
+def test_new_heads_stand_on_the_old_encoders_own_trunk(tmp_path: Path) -> None:
+    split = split_of()
+    options = Options(seeds=(0,), smoke=True, threads=1, ledger=Ledger(tmp_path))
+    old = planned_encoders(split, 0, options)["old"]
+    run = planned_heads(split, 0, old, options)
+    stored = encoded_by(old, options)
+    weights = load(record_of(old, options).files[WEIGHTS_FILE])
+
+    again = encode_all(serving_heads._encoder(split, 0, weights, options), split.images.images.pixels)
+    found = encoded_by(run, options)
+
+    assert again.embeddings == pytest.approx(stored.embeddings, abs=1e-2)
+    assert run.identity["parent"] == old.identity
+    assert (found.codes.shape, found.embeddings.shape) == ((96, 16), (96, 128))
+    assert np.linalg.norm(found.embeddings, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.abs(found.embeddings - stored.embeddings).mean() > 0.01
 
 
 def test_a_curve_begins_at_the_corrected_gallery_and_ends_at_the_full_backfill(tmp_path: Path) -> None:
@@ -520,6 +555,6 @@ def test_the_plan_takes_packs_alone_and_writes_no_row_twice(tmp_path: Path) -> N
     planned = planned_serving([digits, pack], options)
 
     rows = [(run.setting, run.name, run.seed) for run in planned]
-    assert len(rows) == len(set(rows)) == 5 * (3 + 2) + 3 * 4
+    assert len(rows) == len(set(rows)) == 4 * (4 + 3) + 2 * 6
     assert {run.setting.split("/")[1] for run in planned} == {"grocery"}
     assert planned_serving([digits], options) == []

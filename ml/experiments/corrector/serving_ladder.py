@@ -154,11 +154,13 @@ def _gate(upgrade: Upgrade, encoding: Encoding, fitted: Fitted) -> dict[str, Val
     """What the probe says, and the floor on entries that were not encoded: on those the map was fitted to it is low."""
     report = fitted.report
     others = np.setdiff1d(np.arange(len(upgrade.task.gallery)), encoding.rows)
-    unseen = every_pair(upgrade).picked(evenly(others, FLOOR_PAIRS))
+    floor = float("nan")  # where everything was encoded
+    if len(others) > 1:
+        floor = floor_estimate(every_pair(upgrade).picked(evenly(others, FLOOR_PAIRS)), fitted.corrector)
     return {
         "kind": fitted.kind, "ridge": fitted.ridge, "steps": fitted.steps,
         "probe_ratio": report.ratio, "probe_error": report.error, "probe_cosine_median": report.cosine_median,
-        "probe_cosine_low": report.cosine_low, "floor": floor_estimate(unseen, fitted.corrector),
+        "probe_cosine_low": report.cosine_low, "floor": floor,
     }  # fmt: skip
 
 
