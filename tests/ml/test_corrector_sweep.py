@@ -146,6 +146,7 @@ def disagreeing(changed: dict[tuple[float, int], dict[str, Value]]) -> list[str]
         ((0.5, 5_000), {"both_32_ratio": 0.23}, "with 5,000 pairs a wide branch"),
         ((0.5, 100), {"both_512_ratio": 0.45}, "with 100 pairs width is of no use"),
         ((0.5, 100), {"mlp_128_ratio": 0.505}, "with 100 pairs the residual branch alone is worse"),
+        ((0.5, 100), {"mlp_128_ratio": 0.7}, "with 100 pairs the wider the residual branch alone"),
         ((0.5, 5_000), {"mlp_128_ratio": 0.4}, "with 5,000 pairs the residual branch alone catches up"),
         ((0.5, 5_000), {"mlp_512_ratio": 0.04}, "no map gets below the floor"),
         ((0.5, 5_000), {"floor_estimate": 0.04}, "the floor's estimate"),
