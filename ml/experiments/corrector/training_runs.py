@@ -120,7 +120,7 @@ class _Run:
 
     def _source(self) -> BatchSource:
         drawn = sampling(len(self.entries.names), BATCH)
-        return BatchSource(self.entries, drawn, AUGMENTATION, seed=self.task.seed, epochs=1)
+        return BatchSource(self.entries, drawn, AUGMENTATION, seed=self.task.seed, epochs=self.task.arm.steps)
 
     @torch.no_grad()
     def embedded_queries(self) -> Tensor:

@@ -77,7 +77,9 @@ class Catalogue:
         )
 
     def positives(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,) labels -> (B,) ids, one item of each label, all equally likely. Raises ValueError without any."""
+        """(B,) labels -> (B,) ids, one item of each label, all equally likely; where the queries are pictures of the
+        catalogue, a query's own now and then. Raises ValueError without any.
+        """
         unknown = (labels < 0) | (labels >= len(self._counts))
         if bool(unknown.any()) or bool((self._counts[labels] == 0).any()):
             raise ValueError(

@@ -12,7 +12,11 @@ State = dict[str, Tensor]
 
 
 def kept(negatives: CatalogueNegatives, policy: CorrectedCache) -> State:
-    """Everything of both that steps change, with the cache that they do not."""
+    """Everything of both that steps change, with the cache that they do not. Raises ValueError for a policy that
+    remembers what was encoded: that is not kept.
+    """
+    if policy.config.remembered:
+        raise ValueError(f"remembered is {policy.config.remembered}, only 0 goes on from a checkpoint")
     encodes = negatives.catalogue.encodes
     optimiser = policy.optimiser.state_dict()["state"]
     reports = [

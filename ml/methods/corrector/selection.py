@@ -68,7 +68,8 @@ def highest(scores: Tensor, k: int) -> Tensor:
 
 def similarity_ceiling(embeddings: Tensor, labels: Tensor, *, quantile: float = 0.999) -> float:
     """The quantile of cosine over all pairs of different items (n, D) with one known label: nearer than that, an item
-    of another label is more likely an unmarked match. inf when no two items share a label.
+    of another label is more likely an unmarked match. inf when no two items share a label. A sample will do: all
+    pairs are held at once, and torch.quantile takes 16 million.
     """
     same = torch.triu(forbidden(labels, labels), diagonal=1)
     cosines = (embeddings @ embeddings.T)[same]

@@ -35,10 +35,19 @@ class CatalogueNegatives:
     """
 
     def __init__(
-        self, catalogue: Catalogue, policy: Policy, *, inverse_temperature: float = 20.0, seed: int = 0
+        self,
+        catalogue: Catalogue,
+        policy: Policy,
+        *,
+        inverse_temperature: float = 20.0,
+        ceiling: float = float("inf"),
+        seed: int = 0,
     ) -> None:
-        """inverse_temperature: beta of the truncated softmax, > 0. seed: of the positives."""
+        """inverse_temperature: beta of the truncated softmax, > 0. ceiling: as Selection.ceiling, for what was chosen
+        for other queries. seed: of the positives.
+        """
         self.catalogue, self.policy, self.inverse_temperature = catalogue, policy, inverse_temperature
+        self.ceiling = ceiling
         self.step = 0
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -57,8 +66,9 @@ class CatalogueNegatives:
         targets = self.catalogue.trained(ids)
         own = torch.searchsorted(ids, positives)
         allowed = ~forbidden(labels, self.catalogue.labels[ids])
-        allowed[torch.arange(len(own)), own] = True
         with torch.autocast(device, enabled=False):
+            allowed &= queries.detach() @ targets.detach().T <= self.ceiling
+            allowed[torch.arange(len(own)), own] = True
             loss = truncated_softmax_loss(
                 queries, targets, own, allowed, inverse_temperature=self.inverse_temperature
             )

@@ -26,14 +26,17 @@ def planned(small_grocery: Dataset, folder: Path, *, smoke: bool) -> list[Planne
     return planned_base_training([small_grocery], options)
 
 
-def test_three_arms_are_planned_for_three_seeds_and_only_one_of_them_asks(
+def test_arms_of_equal_cost_are_planned_for_three_seeds_and_only_one_of_them_asks(
     small_grocery: Dataset, tmp_path: Path
 ) -> None:
     runs = planned(small_grocery, tmp_path, smoke=False)
 
     arms = [PLAIN, ASKING, AS_LONG]
     assert [(run.setting, run.seed, run.name) for run in runs] == [
-        ("base training/grocery", seed, arm) for seed in range(3) for arm in arms
+        ("base training/grocery", seed, arm)
+        for seed in range(3)
+        for arm in arms
+        if arm != AS_LONG or not seed
     ]
     recipes = {run.name: config_from_dict(Recipe, run.identity["recipe"]) for run in runs}
     assert {name: recipe.fit.epochs for name, recipe in recipes.items()} == dict(zip(arms, (24, 19, 19)))

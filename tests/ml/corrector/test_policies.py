@@ -20,6 +20,7 @@ from ml.methods.corrector.catalogue import Catalogue, Encodes
 from ml.methods.corrector.closed_form import ridge_map, rotation_map
 from ml.methods.corrector.config import FitConfig, JointConfig, Selection
 from ml.methods.corrector.joint import CorrectedCache, warmed_up
+from ml.methods.corrector.keeping import kept
 from ml.methods.corrector.training import CatalogueNegatives, CatalogueNegativesTrainer, Policy
 from ml.models.encoder import FeatureEncoder
 from tests.ml.corrector.worlds import (
@@ -142,6 +143,14 @@ def test_what_was_just_encoded_stands_in_the_view_as_it_is_until_it_is_forgotten
     assert torch.equal(cache, untouched)
 
 
+def test_what_is_remembered_is_not_kept_for_a_resume_and_so_refused() -> None:
+    items, _ = catalogue(LABELS)
+    cache = items.everything(purpose="measured")
+    policy = CorrectedCache(items, cache, FOUR, JointConfig(remembered=5), seed=0)
+    with pytest.raises(ValueError, match="remembered is 5, only 0"):
+        kept(CatalogueNegatives(items, policy), policy)
+
+
 def test_a_warm_up_costs_its_pairs() -> None:
     items, _ = catalogue([0, 1] * 30)
     fitted = warmed_up(
@@ -211,3 +220,26 @@ def test_positives_are_any_item_of_the_label_and_all_of_them_in_turn() -> None:
     assert min(counts[0], counts[2], counts[4]) > 900
     with pytest.raises(ValueError, match=r"labels are \[0, 3\], not all have an item"):
         items.positives(torch.tensor([0, 3]), generator)
+
+
+def test_a_target_too_near_a_query_is_no_negative_of_it_whoever_chose_it() -> None:
+    items, _ = catalogue([0, 0, 1, 1, 2, 2])
+    fresh = items.everything(purpose="measured")
+    queries, labels = fresh[[0, 2]], items.labels[[0, 2]]
+    ceiling = (
+        float((queries @ fresh.T)[0, 2:].max()) - 1e-4
+    )  # query 0 may not meet its nearest of another label
+
+    def loss(ceiling: float) -> float:
+        policy = CachedTargets(items, fresh, Selection(count=6), seed=0)
+        return CatalogueNegatives(items, policy, ceiling=ceiling, seed=4).loss(queries, labels)[0].item()
+
+    positives = items.positives(labels, torch.Generator().manual_seed(4))
+    expected = []
+    for row, label in enumerate(labels.tolist()):
+        cosines = fresh @ queries[row]
+        others = [i for i in range(6) if items.labels[i] != label and float(cosines[i]) <= ceiling]
+        logits = 20 * cosines[[int(positives[row]), *others]]
+        expected.append(float(torch.logsumexp(logits, 0) - logits[0]))
+    assert loss(ceiling) == pytest.approx(np.mean(expected), rel=1e-4)
+    assert loss(ceiling) < loss(float("inf"))
