@@ -79,7 +79,8 @@ def shock_questions(evidence: Evidence) -> list[Question]:
         Question(
             id="C12d", cell="planted sudden drift triggers the fallback", statistic="worst_group",
             setting=SETTING, a=Side(NAME, "caught"), target="value >= 1", min_seeds=SEEDS,
-            note="share of three planted shocks that were caught in time, while the same without a shock stayed silent",
+            note="share of three planted shocks caught in time, while the same without a shock stayed silent; "
+            "an encoder replaced while it trains is another thing: the map learns to follow it, so nothing is given up",
         )
     ]  # fmt: skip
 
