@@ -521,6 +521,13 @@ def test_without_headroom_a_share_of_the_gain_cannot_be_tested() -> None:
     assert holds == {"C12a": "untestable", "C12b": "untestable", "C12d": True}
 
 
+def test_a_share_of_next_to_no_gain_is_not_shown() -> None:
+    evidence = evidence_of([made_up_row(seed, full=0.42) for seed in range(3)])
+
+    assert {row["share"] for row in serving_tables(evidence)[0]["rows"]} == {None}
+    assert "affine map –, rotation –" in serving_questions(evidence)[0].note
+
+
 def test_nothing_is_asked_or_shown_without_rows() -> None:
     nothing = evidence_of([])
 
@@ -535,6 +542,8 @@ def test_tables_say_points_and_plots_their_bounds_over_seeds() -> None:
 
     shown = {row["gallery"]: row["mAP"] for row in ladder["rows"]}
     assert (shown["old system"], shown["corrected"], shown["new queries, old gallery"]) == (40.0, 60.0, None)
+    shares = {row["gallery"]: row["share"] for row in ladder["rows"]}
+    assert (shares["corrected"], shares["full backfill"], shares["old system"]) == (1.0, 1.0, 0.0)
     assert groups["rows"][0]["worst when corrected"] == "pack 0, pack 1"
     (series,) = plot["series"]
     assert series["x"] == ["old", "corrected", "+ 10 %", "full backfill"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ml.experiments.corrector.serving_asking import groupings, mean_of_rows, titled, upgrades
+from ml.experiments.corrector.serving_asking import groupings, mean_of_rows, share_of_gain, titled, upgrades
 from ml.experiments.corrector.serving_curves import BACKFILL, COUNTS, PAIRS, SHARES
 from ml.experiments.corrector.serving_ladder import NAME
 from ml.experiments.corrector.serving_maps import MAPS
@@ -26,7 +26,8 @@ LADDER_NOTE = (
     "Means over seeds, in points. `mAP` and `Recall@1` are of the fused answer, calibrated for each pair of query "
     "version and producer; `embeddings` ranks by cosine alone. Codes are never corrected: where those of old and new "
     "encoder do not compare, the calibration gives them no weight, and the fused answer loses them. `share`: of the "
-    "full backfill's gain over the old system. `flips`: queries that the old system answered right and this state "
+    "full backfill's gain over the old system, where that is three points or more. `flips`: queries that the old "
+    "system answered right and this state "
     "answers wrong at first place."
 )
 GATE_NOTE = (
@@ -79,11 +80,15 @@ def _ladder(evidence: Evidence, setting: str) -> list[Row]:
         value = mean_of_rows(evidence, setting, metric)
         return None if np.isnan(value) else round(100 * value, 1)
 
+    def share(state: str, metric: str) -> float | None:
+        value = share_of_gain(evidence, setting, state, metric=metric)
+        return None if np.isnan(value) else round(value, 3)
+
     return [
         {
             "gallery": title, "mAP": points(f"map_{state}"), "Recall@1": points(f"recall_at_1_{state}"),
-            "embeddings": points(f"cosine_map_{state}"), "share": _rounded(evidence, setting, f"share_{state}"),
-            "embeddings' share": _rounded(evidence, setting, f"cosine_share_{state}"),
+            "embeddings": points(f"cosine_map_{state}"), "share": share(state, "map"),
+            "embeddings' share": share(state, "cosine_map"),
             "flips": points(f"flips_{state}"),
         }
         for state, title in STATES.items()
@@ -147,7 +152,7 @@ def _pairs_plot(evidence: Evidence, data: str, settings: Sequence[str]) -> Row:
     series = [
         _series(evidence, (f"{setting}/{PAIRS}", PAIRS), f"{_kind(setting)}, {name}",
                 {count: f"map_share_{name}_{count}" for count in COUNTS})
-        for setting in settings for name in MAPS
+        for setting in settings for name in MAPS if not np.isnan(share_of_gain(evidence, setting, "full"))
     ]  # fmt: skip
     plot = _plot(f"pairs_{data}", f"What a correction reaches: {data}", "images encoded anew to fit it",
                  "share of the full backfill's gain", series)  # fmt: skip
