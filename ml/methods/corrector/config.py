@@ -60,7 +60,11 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardNegatives:
-    """How training asks the whole catalogue for hard negatives beside its own losses."""
+    """How training asks the whole catalogue for hard negatives beside its own losses.
+
+    No recipe does so by default: at equal cost plain training reached more (docs/results.md, hard negatives in the
+    product's trainer).
+    """
 
     weight: float = 0.5  # of the truncated softmax beside the other losses, > 0
     queries: int = 16  # images of a batch that ask, evenly spaced among those with a label, >= 1
