@@ -11,7 +11,7 @@ from ml.experiments.corrector.serving_gallery import Upgrade, Values
 from ml.experiments.data import Ids
 from ml.methods.corrector.closed_form import rotation_map
 from ml.methods.corrector.config import FitConfig
-from ml.methods.corrector.fitting import Fitted, fit_corrector, out_of_fold_errors
+from ml.methods.corrector.fitting import Fitted, fit_corrector, out_of_fold_errors, refitted
 from ml.methods.corrector.pairs import Chosen, Pairs, rows_to_encode, squared_distances
 from ml.methods.corrector.predicted_error import backfill_order, fit_error_head
 from ml.methods.corrector.probe import probed
@@ -66,16 +66,9 @@ def every_pair(upgrade: Upgrade) -> Pairs:
 
 
 def full_map(encoding: Encoding, config: FitConfig, seed: int) -> Fitted:
-    """The method's own: what the probe chose, fitted once more to all pairs (method file, section 4, step 4).
-
-    The report is the chosen map's, on a probe it had not seen; a correction that was given up stays so.
-    """
+    """The method's own: what the probe chose, fitted once more to all pairs."""
     fitted = fit_corrector(encoding.fit, encoding.probe, config, seed=seed)
-    if fitted.kind == "identity":
-        return fitted
-    final = replace(config, ridges=(fitted.ridge,), steps=fitted.steps, check_every=max(1, fitted.steps))
-    whole = fit_corrector(encoding.all, encoding.all, final, seed=seed)
-    return replace(fitted, corrector=whole.corrector)
+    return refitted(fitted, encoding.all, config, seed=seed)
 
 
 def affine_map(encoding: Encoding, config: FitConfig, seed: int) -> Fitted:

@@ -1,7 +1,7 @@
 """Fits one map to one producer's pairs: ridge in closed form, then the whole map by gradient; the probe decides."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -47,6 +47,18 @@ def fit_corrector(pairs: Pairs, probe: Pairs, config: FitConfig, *, seed: int = 
     nothing = Corrector(pairs.dimension, hidden=config.hidden, seed=seed)
     alert = fallback_alert(report, config.helps_below)
     return Fitted(nothing, "identity", ridge, 0, probed(probe.stale, probe), alert)
+
+
+def refitted(fitted: Fitted, pairs: Pairs, config: FitConfig, *, seed: int = 0) -> Fitted:
+    """What the probe chose, fitted once more to all `pairs` (n, D), the probe's among them: ridge and steps stay.
+
+    The report remains that of the map that had not seen the probe, and a correction that was given up stays so.
+    Source: method file corrector, section 4, step 4.
+    """
+    if fitted.kind == "identity":
+        return fitted
+    chosen = replace(config, ridges=(fitted.ridge,), steps=fitted.steps, check_every=max(1, fitted.steps))
+    return replace(fitted, corrector=fit_corrector(pairs, pairs, chosen, seed=seed).corrector)
 
 
 def out_of_fold_errors(

@@ -8,7 +8,7 @@ import torch
 
 from ml.methods.corrector.closed_form import ridge_map, rotation_map
 from ml.methods.corrector.config import FitConfig
-from ml.methods.corrector.fitting import fit_corrector, out_of_fold_errors
+from ml.methods.corrector.fitting import fit_corrector, out_of_fold_errors, refitted
 from ml.methods.corrector.pairs import Pairs, squared_distances
 from ml.models.corrector import Corrector
 from tests.ml.corrector.worlds import bent, directions, rotated, rotation, unit, unrelated
@@ -166,3 +166,21 @@ def test_pairs_that_are_not_of_unit_length_are_refused() -> None:
         Pairs(stale, stale[:2])
     with pytest.raises(ValueError, match="pairs are 16-d, the probe 8-d"):
         fit_corrector(bent(20, 16), bent(20, 8), CONFIG)
+
+
+def test_a_refit_learns_from_the_probe_too_and_keeps_what_the_probe_had_said() -> None:
+    pairs, probe = bent(200, D, seed=1), bent(200, D, seed=2)
+    everything = Pairs(np.concatenate([pairs.stale, probe.stale]), np.concatenate([pairs.fresh, probe.fresh]))
+    unseen = bent(2_000, D, seed=3)
+    fitted = fit_corrector(pairs, probe, CONFIG)
+    again = refitted(fitted, everything, CONFIG)
+    errors = [
+        squared_distances(one.corrector.corrected(unseen.stale), unseen.fresh).mean()
+        for one in (fitted, again)
+    ]
+    assert errors[1] < 0.97 * errors[0]
+    assert (again.report, again.kind, again.ridge, again.steps) == (
+        fitted.report, fitted.kind, fitted.ridge, fitted.steps,
+    )  # fmt: skip
+    given_up = fit_corrector(unrelated(200, D), unrelated(200, D, seed=5), CONFIG)
+    assert refitted(given_up, everything, CONFIG) is given_up
