@@ -18,7 +18,7 @@ Kind = Literal[
     "in batch", "uniform", "stale", "re-embedded", "negative cache", "landmarks", "rotated", "corrected"
 ]
 
-SEEDS, DESCRIBED_SEEDS = 3, 1
+SEEDS = 3
 STEPS = 400  # T
 CHECKS = 4  # looks at the probe in one training
 OURS, PLAIN = "corrected", "corrected, nothing remembered"
@@ -97,10 +97,10 @@ def small_arms() -> Iterator[Arm]:
 def described_arms() -> Iterator[Arm]:
     """The other baselines."""
     for times in (2, 4, 10):
-        yield Arm(name=f"re-embedded {times} times", kind="re-embedded", times=times, seeds=DESCRIBED_SEEDS)
-    yield Arm(name="negative cache", kind="negative cache", seeds=DESCRIBED_SEEDS)
-    yield Arm(name="landmarks, ridge", kind="landmarks", times=20, seeds=DESCRIBED_SEEDS)
-    yield Arm(name="landmarks, rotation", kind="rotated", times=20, seeds=DESCRIBED_SEEDS)
+        yield Arm(name=f"re-embedded {times} times", kind="re-embedded", times=times)
+    yield Arm(name="negative cache", kind="negative cache")
+    yield Arm(name="landmarks, ridge", kind="landmarks", times=20)
+    yield Arm(name="landmarks, rotation", kind="rotated", times=20)
 
 
 def ablations() -> Iterator[Arm]:
