@@ -92,6 +92,7 @@ def test_a_cell_measures_every_map_on_items_it_was_not_fitted_to(monkeypatch: py
     judged = World(1).pairs(400, 1.0, draw=1)
     assert values["stale_error"] == pytest.approx(judged.identity_errors().mean())
     assert values["floor"] < values["both_256_ratio"] <= values["affine_ratio"] < 0.6
+    assert values["floor"] == World(1).floor(400, 1.0, draw=1) / values["stale_error"]
     assert values["floor"] <= values["floor_estimate"]
     assert values["stale_overlap"] < values["both_256_overlap"] <= 1
     for beta in BETAS:
