@@ -51,7 +51,7 @@ def part(count: int, seed: int, names: str = "abcd") -> Part:
     images = ImageSet(
         torch.from_numpy(pixels),
         torch.from_numpy(labels),
-        tuple("abcd"),
+        tuple(names),
         ("made",) * count,
         f"{count} {seed}",
     )
