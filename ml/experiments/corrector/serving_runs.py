@@ -40,7 +40,8 @@ def planned_serving(datasets: Sequence[Dataset], options: Options) -> list[Plann
             planned += [*runs.values(), *(_planned(task, NAME, measured_upgrade) for task in tasks)]
             if seed in options.seeds[:CURVE_SEEDS]:
                 planned += [_planned(task, PAIRS, measured_pairs) for task in tasks]
-                planned += [_planned(task, BACKFILL, measured_backfill) for task in tasks]
+                open_ended = [task for task in tasks if task.kind != "heads"]  # those are mended wholly
+                planned += [_planned(task, BACKFILL, measured_backfill) for task in open_ended]
     return planned
 
 
