@@ -9,6 +9,7 @@ import torch
 
 from ml.experiments.claims import answer
 from ml.experiments.corrector.shock_training import (
+    PictureEncoder,
     Plan,
     Watched,
     described_jump,
@@ -119,6 +120,8 @@ def test_shuffling_moves_rows_and_replacing_leaves_no_weight(training: Callable[
     assert not torch.equal(policy.cache, before)
     assert torch.equal(policy.cache.sort(dim=0).values, before.sort(dim=0).values)
     replaced(policy, 0)
+    other = PictureEncoder(28 * 28, seed=1_000)  # no seed of a run
+    assert torch.equal(_weights(policy)["layer.weight"], other.layer.weight)
     assert not torch.equal(_weights(policy)["layer.weight"], weights["layer.weight"])
     assert not torch.equal(_weights(policy)["embedding_head.weight"], weights["embedding_head.weight"])
 
