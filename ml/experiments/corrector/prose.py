@@ -12,14 +12,14 @@ FINDINGS = (
         "That is ours: the map, and what the loss has just encoded laid over its view. On Fashion-MNIST the map alone, "
         "the method file's form, closes 48 %, what is remembered alone 53 %: neither would meet the claim. A negative "
         "cache that writes back what was encoded closes 73 % with 4,000 extra encodes, 512 landmarks with a ridge "
-        "24 %. At a learning rate of 1e-3 ours misses the claim too; so it does with 40 % wrong labels, where the encoder "
-        "moves furthest (48 %; 20 %: 62 %; 10 %: 71 %)."
+        "24 %. At a learning rate of 1e-3 ours misses the claim too; so it does with 40 % wrong labels, where the "
+        "encoder moves furthest (48 %; 20 %: 62 %; 10 %: 71 %)."
     ),
     (
         "None of it buys Recall@1 on ten or twenty classes: hard negatives, however chosen, end where the base began, "
         "and training in batch with a seventh of the encodes ends no lower. So C11a has no headroom where the "
-        "catalogue is encoded anew at the end. Searched as it is, the stale cache has lost 8 to 16 points (MNIST: none), the "
-        "corrected one less than half a point."
+        "catalogue is encoded anew at the end. Searched as it is, the stale cache has lost 8 to 16 points (MNIST: "
+        "none), the corrected one less than half a point."
     ),
     (
         "At 5,000 items re-embedding 20 times costs 17 times our encodes and no more time: there it is the plain "
@@ -31,8 +31,8 @@ FINDINGS = (
         "full backfill's gain, with a larger trunk from other weights a third on grocery and an eighth on the union. "
         "C12a does not hold. What a new trunk sees is not in the old embedding: on the choosing task a map fitted to "
         "every pair of the gallery reached 0.68 and 0.70 of the gain (union continued, grocery independent), and the "
-        "floor estimate is about half or more of what the map leaves. The method file's gate says so beforehand: new heads "
-        "pass it, all others fail."
+        "floor estimate is about half or more of what the map leaves. The method file's gate says so beforehand: new "
+        "heads pass it, all others fail."
     ),
     (
         "A tenth encoded anew in the order of predicted error is better than at random on the union's continued "
