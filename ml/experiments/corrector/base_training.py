@@ -2,7 +2,8 @@
 
 Trunk and heads of what `train_base` trains, from random weights, `budget` widths at 64 pixels. A step that asks costs
 more, so the arm that asks takes fewer: epochs were fixed by step times measured alternately in one process, on one
-thread. Nothing is claimed; the option is on by default only where it is better at equal cost.
+thread. It asks in the method file's form: one corrector step, nothing remembered. Nothing is claimed; the option is on
+by default only where it is better at equal cost.
 """
 
 import time

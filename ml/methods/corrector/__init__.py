@@ -1,7 +1,7 @@
 """Corrector networks for stale embeddings: a small map stands in for encoding a whole catalogue again.
 
 Serving: `rows_to_encode` says which images to encode anew, `fit_corrector` fits one map per source producer and gives
-it up where the probe sees no help, `floor_estimate` says what no map can mend, `corrected_gallery` applies maps to raw
+it up where the probe sees no help, `refitted` fits it once more to all pairs, `floor_estimate` says what no map can mend, `corrected_gallery` applies maps to raw
 rows, `fit_error_head` with `backfill_order` says which images to encode next. Training: `CatalogueNegatives` is the
 loss against targets that a policy chose from the whole catalogue, `CorrectedCache` the policy of this method,
 `baselines` the others; `Catalogue.encodes` counts alike for all. `HardNegativesTrainer` adds that loss to any other
@@ -17,5 +17,6 @@ and a map is given up, too, that does no better than one vector for all images, 
 fresh ones a map that learned no more than their mean beats the identity, and makes all images alike.
 Left out, being off by default there: importance weights of sampled targets (the loss is over all queries' draws
 together, whose inclusion does not factor), write-back with stamps and replay of old batches (`remembered` does better
-with no more encodes), a second block, re-embedding of the worst shard.
+with no more encodes), a second block, re-embedding of the worst shard. The ceiling on near-duplicates is there and
+off: `similarity_ceiling` gives one.
 """

@@ -23,6 +23,7 @@ class CorrectedCache:
     With config.remembered, items that the loss encoded in the last steps stand in the view as they were encoded: what
     is hard now was mostly hard a moment ago. The map goes on from the raw cache, which is never mixed with newer rows.
 
+    The probe is drawn from the whole catalogue, and its items teach the map like any other when they are chosen.
     `watch.alert` says when the probe found three times in a row that correcting does not help; from then on the stale
     cache is used as it is and nothing is learned.
     """
