@@ -1,8 +1,8 @@
 """Corrector networks for stale embeddings: a small map stands in for encoding a whole catalogue again.
 
 Serving: `rows_to_encode` says which images to encode anew, `fit_corrector` fits one map per source producer and gives
-it up where the probe sees no help, `refitted` fits it once more to all pairs, `floor_estimate` says what no map can mend, `corrected_gallery` applies maps to raw
-rows, `fit_error_head` with `backfill_order` says which images to encode next. Training: `CatalogueNegatives` is the
+it up where the probe sees no help, `refitted` fits it once more to all pairs, `floor_estimate` says what no map can
+mend, `corrected_gallery` applies maps to raw rows, `fit_error_head` with `backfill_order` says which images to encode next. Training: `CatalogueNegatives` is the
 loss against targets that a policy chose from the whole catalogue, `CorrectedCache` the policy of this method,
 `baselines` the others; `Catalogue.encodes` counts alike for all. `HardNegativesTrainer` adds that loss to any other
 training (`Recipe.negatives`), and goes on from a checkpoint. `agreement` measures the mechanism and its bounds.
