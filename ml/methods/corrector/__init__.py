@@ -2,10 +2,11 @@
 
 Serving: `rows_to_encode` says which images to encode anew, `fit_corrector` fits one map per source producer and gives
 it up where the probe sees no help, `refitted` fits it once more to all pairs, `floor_estimate` says what no map can
-mend, `corrected_gallery` applies maps to raw rows, `fit_error_head` with `backfill_order` says which images to encode next. Training: `CatalogueNegatives` is the
-loss against targets that a policy chose from the whole catalogue, `CorrectedCache` the policy of this method,
-`baselines` the others; `Catalogue.encodes` counts alike for all. `HardNegativesTrainer` adds that loss to any other
-training (`Recipe.negatives`), and goes on from a checkpoint. `agreement` measures the mechanism and its bounds.
+mend, `corrected_gallery` applies maps to raw rows, `fit_error_head` with `backfill_order` says which images to encode
+next. Training: `CatalogueNegatives` is the loss against targets that a policy chose from the whole catalogue,
+`CorrectedCache` the policy of this method, `baselines` the others; `Catalogue.encodes` counts alike for all.
+`HardNegativesTrainer` adds that loss to any other training (`Recipe.negatives`), and goes on from a checkpoint.
+`agreement` measures the mechanism and its bounds.
 
 Source: "A Fresh Take on Stale Embeddings" (ICML 2024, arXiv 2409.01890), of which the scoring model, the schedule of
 warm-up and joint training and the mean-square drift loss are known; architecture and all numbers are the method file's
