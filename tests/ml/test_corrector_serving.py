@@ -256,7 +256,7 @@ def test_pairs_are_the_same_images_of_the_gallery_the_probe_among_them() -> None
 
 
 def test_the_chosen_map_is_fitted_once_more_to_all_pairs_but_reported_on_an_unseen_probe() -> None:
-    encoding = encoding_of(better(), 40, 0)
+    encoding = encoding_of(better(), 72, 0)
     chosen = fit_corrector(encoding.fit, encoding.probe, CONFIG)
     final = replace(CONFIG, ridges=(chosen.ridge,), steps=chosen.steps, check_every=max(1, chosen.steps))
     expected = fit_corrector(encoding.all, encoding.all, final)
@@ -564,6 +564,6 @@ def test_the_plan_takes_packs_alone_and_writes_no_row_twice(tmp_path: Path) -> N
     planned = planned_serving([digits, pack], options)
 
     rows = [(run.setting, run.name, run.seed) for run in planned]
-    assert len(rows) == len(set(rows)) == 4 * (4 + 3) + 2 * 6
+    assert len(rows) == len(set(rows)) == 4 * (4 + 3) + 2 * 5
     assert {run.setting.split("/")[1] for run in planned} == {"grocery"}
     assert planned_serving([digits], options) == []
