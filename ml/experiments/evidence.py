@@ -48,6 +48,11 @@ class Evidence:
             if row["setting"] == setting and row["name"] == name and row.get(metric) is not None
         }
 
+    def mean(self, setting: str, name: str, metric: str) -> float | None:
+        """The row value's mean over seeds; None without any."""
+        found = list(self.values(setting=setting, name=name, metric=metric).values())
+        return float(np.mean(found)) if found else None
+
     def queries(self, *, setting: str, name: str, metric: str) -> dict[int, Values]:
         """seed -> per-query values (Q,); empty when the metric has none."""
         table = self.tables.get(setting)

@@ -218,3 +218,17 @@ def test_the_page_shows_costs_side_by_side() -> None:
     (row,) = table["rows"]
     assert (row["catalogue"], row["items"], row["encoded by us"], row["ratio"]) == ("made", 60_000, 100, 90.0)
     assert training_plots(Evidence([], {})) == []
+
+
+def test_a_mean_is_over_the_seeds_that_have_the_value() -> None:
+    evidence = Evidence(
+        [
+            {"setting": "s", "name": "n", "seed": 0, "x": 1.0},
+            {"setting": "s", "name": "n", "seed": 1, "x": 4.0},
+            {"setting": "s", "name": "n", "seed": 2, "x": None},
+            {"setting": "s", "name": "other", "seed": 0, "x": 100.0},
+        ],
+        {},
+    )
+    assert evidence.mean("s", "n", "x") == 2.5
+    assert evidence.mean("s", "n", "y") is None

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ml.base_version.recipe import Recipe, train_encoder
 from ml.evaluation.metrics import mean_of
 from ml.evaluation.retrieval import retrieval_values
+from ml.experiments.corrector.serving_encoders import encode_all
 from ml.experiments.data import ClassSplit, Dataset, class_split, few, joined_dataset
 from ml.experiments.evidence import Evidence
 from ml.experiments.ledger import RunRecord
@@ -28,7 +28,6 @@ from ml.experiments.statistics import paired_difference
 from ml.experiments.twin_bottleneck.trunks import training_images, trunk_recipe
 from ml.methods.corrector.config import HardNegatives
 from ml.methods.twin_bottleneck import Config
-from ml.models.encoder import ImageEncoder
 from ml.training.memory import fastest_precision
 
 PREFIX = "base training"  # of every setting
@@ -49,7 +48,7 @@ class Length:
     from_epoch: int
 
 
-# One asking step costs 1.25 plain ones, making the cache half an epoch.
+# Of a pilot; what both then took stands in the table.
 LENGTHS: Mapping[str, Length] = {"grocery": Length(24, 19, 2), "union": Length(8, 6, 1)}
 SMOKE_LENGTH = Length(3, 2, 1)
 SMOKE_IMAGES, SMOKE_CLASSES = 8, 10
@@ -114,7 +113,7 @@ def measure(task: Task, _checkpoint: Path) -> RunRecord:
     started, spent, split = time.monotonic(), time.process_time(), task.split
     trained = train_encoder(training_images(split, split.train_labels), task.recipe)
     spent = time.process_time() - spent
-    embeddings = _embeddings(trained.encoder, split)
+    embeddings = encode_all(trained.encoder, split.images.images.pixels).embeddings
     per_query = _quality(embeddings, split)
     last = {name: value for name, value in trained.history[-1].items() if name.startswith("negatives_")}
     return RunRecord(
@@ -124,16 +123,6 @@ def measure(task: Task, _checkpoint: Path) -> RunRecord:
         per_query=per_query, seconds=time.monotonic() - started,
         items=np.concatenate([getattr(split, name).query_items for name in TASKS]),
     )  # fmt: skip
-
-
-@torch.no_grad()
-def _embeddings(encoder: ImageEncoder, split: ClassSplit) -> NDArray[np.float32]:
-    """(N, D) of every image of the split."""
-    parts = [
-        encoder.eval()((chunk.float() / 255.0).contiguous(memory_format=torch.channels_last))[1].numpy()
-        for chunk in torch.split(split.images.images.pixels, _CHUNK)
-    ]
-    return np.concatenate(parts)
 
 
 def _quality(embeddings: NDArray[np.float32], split: ClassSplit) -> dict[str, NDArray[np.float64]]:

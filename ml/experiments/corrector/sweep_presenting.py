@@ -1,6 +1,6 @@
 """How made-up drift is shown on docs/results.md: what theory expects, and whether the numbers agree."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -198,7 +198,9 @@ def _cell(numbers: Numbers, time: float, pairs: int) -> Row:
 
 
 def _bounds(numbers: Numbers, time: float, beta: int) -> Row:
-    value: Callable[[str], float] = lambda name: numbers.mean(time, PAIRS[-1], f"{name}_{beta}")  # noqa: E731
+    def value(name: str) -> float:
+        return numbers.mean(time, PAIRS[-1], f"{name}_{beta}")
+
     eps = value("logit_error")
     return {
         "time of drift": time, "beta": beta, "eps": eps, "tanh(eps / 2)": total_variation_bound(eps),

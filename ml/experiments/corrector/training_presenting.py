@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from ml.experiments.corrector.training_arms import OURS, PERIODIC, PLAIN, STALE
 from ml.experiments.evidence import Evidence
 
@@ -62,8 +60,8 @@ def _settings(evidence: Evidence) -> list[str]:
 
 
 def _mean(evidence: Evidence, setting: str, name: str, metric: str) -> float | None:
-    found = list(evidence.values(setting=setting, name=name, metric=metric).values())
-    return round(float(np.mean(found)), 4) if found else None
+    value = evidence.mean(setting, name, metric)
+    return None if value is None else round(value, 4)
 
 
 def _series(evidence: Evidence, setting: str) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from ml.experiments.corrector.training_bases import AUGMENTATION, Ground, as_inp
 from ml.experiments.data.parts import evenly
 from ml.experiments.ledger import RunRecord
 from ml.methods.corrector.agreement import agreement
+from ml.methods.corrector.baselines import CachedTargets
 from ml.methods.corrector.catalogue import Catalogue, Encodes
 from ml.methods.corrector.config import FitConfig as CorrectorFit
 from ml.methods.corrector.joint import CorrectedCache, warmed_up
-from ml.methods.corrector.training import CatalogueNegatives, CatalogueNegativesTrainer, Policy
+from ml.methods.corrector.training import CatalogueNegatives, CatalogueNegativesTrainer
 from ml.models.encoder import ImageEncoder
 from ml.training.loop import FitConfig, Logs, fit
 
@@ -98,7 +99,9 @@ class _Run:
             purpose="measured"
         ).half()  # there already, so charged to nobody
         self.policy = task.arm.policy(self.catalogue, self.cache, task.seed)
-        self.watched = Watched(self.policy, self) if task.arm.has_view else None
+        self.watched: Watched | None = None
+        if task.arm.has_view and isinstance(self.policy, CachedTargets | CorrectedCache):
+            self.watched = Watched(self.policy, self)
 
     def train(self) -> float:
         """Seconds of the processor, without what was only looked at."""
@@ -140,7 +143,7 @@ class _Run:
 class Watched:
     """A policy whose view is compared, at some moments, with what fresh embeddings would have it choose."""
 
-    policy: Policy
+    policy: CachedTargets | CorrectedCache
     run: "_Run"
     seconds: float = 0.0
     found: list[dict[str, Values]] = field(default_factory=list)
@@ -167,8 +170,7 @@ class Watched:
         """(N, D) that the policy chooses by; of a corrector, brought up to date."""
         if isinstance(self.policy, CorrectedCache) and self.policy.watch.alert is None:
             return torch.from_numpy(self.policy.corrector.corrected(self.run.cache.numpy()))
-        seen: Tensor = self.policy.view  # type: ignore[attr-defined]
-        return seen
+        return self.policy.view
 
     def per_query(self, count: int) -> dict[str, Values]:
         """(Q,) means over the moments; NaN for queries that were not compared."""
@@ -188,9 +190,8 @@ class Watched:
         with torch.no_grad():
             queries = run.encoder(as_input(asked.pixels[rows]))[1]
         found: dict[str, Values] = {}
-        seen: Tensor = self.policy.view  # type: ignore[attr-defined]  # as it was chosen by
         selection = run.task.arm.selection
-        for suffix, view in (("", seen), ("_stale", run.cache)):
+        for suffix, view in (("", self.policy.view), ("_stale", run.cache)):
             compared = agreement(
                 queries, asked.labels[rows], view, fresh, run.entries.labels,
                 count=selection.count, inverse_temperature=selection.inverse_temperature,

@@ -69,11 +69,6 @@ def _names(evidence: Evidence, setting: str) -> list[str]:
     return list(dict.fromkeys(str(row["name"]) for row in evidence.rows if row["setting"] == setting))
 
 
-def _mean(evidence: Evidence, setting: str, name: str, metric: str) -> float | None:
-    found = list(evidence.values(setting=setting, name=name, metric=metric).values())
-    return float(np.mean(found)) if found else None
-
-
 def _steps(evidence: Evidence, setting: str, name: str) -> list[int]:
     """Increments after which this arm was asked."""
     keys = {
@@ -99,12 +94,12 @@ def _each_increment(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _increment(evidence: Evidence, setting: str, name: str, step: int) -> dict[str, Any]:
     def points(metric: str) -> float | None:
-        value = _mean(evidence, setting, name, f"{metric}_{step}")
+        value = evidence.mean(setting, name, f"{metric}_{step}")
         return None if value is None else round(100 * value, 1)
 
     before, after = (points(f"old_map_{side}") for side in ("before", "after"))
     lost = None if before is None or after is None else round(before - after, 1)
-    seconds = _mean(evidence, setting, name, f"training_seconds_{step}")
+    seconds = evidence.mean(setting, name, f"training_seconds_{step}")
     return {
         "arm": name, "increment": step, "old queries lose": lost, "all": points("map_all"),
         "old": points("map_old"), "new": points("map_new"), "fused new before": points("fused_new_before"),
@@ -138,7 +133,7 @@ def _changes(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _loss(evidence: Evidence, setting: str, name: str) -> float | None:
-    before, after = (_mean(evidence, setting, name, f"base_map_{side}") for side in ("before", "after"))
+    before, after = (evidence.mean(setting, name, f"base_map_{side}") for side in ("before", "after"))
     return None if before is None or after is None else before - after
 
 
@@ -150,7 +145,7 @@ def _seconds(evidence: Evidence) -> list[dict[str, Any]]:
             continue
         for name in (*(f"full_{rounds}" for rounds in LENGTHS), *MODES):
             values = {
-                title: _mean(evidence, setting, "timing", f"{name}_{metric}")
+                title: evidence.mean(setting, "timing", f"{name}_{metric}")
                 for title, metric in (
                     ("seconds", "seconds"), ("epochs", "epochs"), ("mAP, validation photos", "choosing_map"),
                     ("mAP, test photos", "map"),
@@ -168,7 +163,7 @@ def _over_increments(evidence: Evidence, setting: str) -> dict[str, Any]:
     for name in CURVES:
         steps = _steps(evidence, setting, name)
         for kind in ("old", "new") if steps else ():
-            values = [_mean(evidence, setting, name, f"map_{kind}_{step}") for step in steps]
+            values = [evidence.mean(setting, name, f"map_{kind}_{step}") for step in steps]
             series.append({"name": f"{name}, {kind}", "x": steps, "y": values})
     place, _, store = setting.partition("/")
     short = next(key for key, title in STORES.items() if title == store)

@@ -141,11 +141,6 @@ def _changes(evidence: Evidence) -> list[dict[str, Any]]:
     return rows
 
 
-def _mean(evidence: Evidence, setting: str, name: str, metric: str) -> float | None:
-    found = list(evidence.values(setting=setting, name=name, metric=metric).values())
-    return float(np.mean(found)) if found else None
-
-
 def _series(name: str, points: list[tuple[Any, float | None]]) -> list[dict[str, Any]]:
     """One series of the points that were measured; none when none was."""
     known = [(x, y) for x, y in points if y is not None]
@@ -156,7 +151,7 @@ def _over_lengths(evidence: Evidence, place: str, kind: str) -> dict[str, Any]:
     series = []
     for name in PLOTTED:
         metric = f"map_at_1000_{kind}"
-        points = [(str(bits), _mean(evidence, f"{place}/{bits} bits", name, metric)) for bits in LENGTHS]
+        points = [(str(bits), evidence.mean(f"{place}/{bits} bits", name, metric)) for bits in LENGTHS]
         series += _series(name, points)
     return {
         "file": f"twin_bottleneck_bits_{kind}.png", "title": f"mAP@1000 of {kind} classes over code length ({place})",
@@ -173,7 +168,7 @@ def _over_labels(evidence: Evidence, place: str) -> dict[str, Any]:
     for name in ("shipped", "satbh", "jmlh"):
         for kind in ("seen", "unseen"):
             metric = f"map_at_1000_{kind}"
-            points = [(title, _mean(evidence, setting, name, metric)) for title, setting in conditions]
+            points = [(title, evidence.mean(setting, name, metric)) for title, setting in conditions]
             series += _series(f"{name}, {kind}", points)
     return {
         "file": "twin_bottleneck_labels.png", "title": f"mAP@1000 over labels known and labels wrong ({place})",
@@ -189,10 +184,10 @@ def _pools(evidence: Evidence) -> dict[str, Any]:
             continue
         for kind in ("seen", "unseen"):
             points: list[tuple[Any, float | None]] = [
-                (1 / share, _mean(evidence, setting, "shipped", f"two_stage_{share}_{kind}"))
+                (1 / share, evidence.mean(setting, "shipped", f"two_stage_{share}_{kind}"))
                 for share in reversed(SHARES)
             ]
-            points.append((1.0, _mean(evidence, setting, "shipped", f"float_scan_{kind}")))
+            points.append((1.0, evidence.mean(setting, "shipped", f"float_scan_{kind}")))
             series += _series(f"{setting.split('/')[0]}, {kind}", points)
     return {
         "file": "twin_bottleneck_pools.png",
