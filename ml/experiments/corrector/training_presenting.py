@@ -13,17 +13,18 @@ TRAINING_COLUMNS = [
 
 
 def training_plots(evidence: Evidence) -> list[dict[str, Any]]:
-    """What each way of choosing sees of the catalogue, against what it encodes for that."""
-    settings = _settings(evidence)[:1]  # the one that all arms run on
-    series = [_series(evidence, setting) for setting in settings]
+    """What each way of choosing sees of the catalogue that all of them run on, against what it encodes for that."""
+    settings = _settings(evidence)
+    if not settings:
+        return []
+    own = _series(evidence, settings[0])
     return [
         {
-            "file": "corrector_training.png", "title": "Negatives chosen as by fresh embeddings, and the cost",
+            "file": "corrector_training.png", "title": f"Negatives chosen as by fresh embeddings: {own['name']}",
             "kind": "scatter", "x_label": "catalogue images encoded beyond what the loss needs (0 stands at 1)",
-            "x_scale": "log", "y_label": "share of the fresh choice (overlap at 8)",
-            "series": [one for one in series if one["x"]],
+            "x_scale": "log", "y_label": "share of the fresh choice (overlap at 8)", "series": [own],
         }
-    ] if settings else []  # fmt: skip
+    ]  # fmt: skip
 
 
 def training_tables(evidence: Evidence) -> list[dict[str, Any]]:
