@@ -1,0 +1,136 @@
+"""The alignment of this method: towards old prototypes, perturbed anew as the new encoder learns."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from ml.losses.prototype_alignment import Targets, prototype_alignment_loss
+from ml.methods.compatible.alignment import Logs, Seen, in_old_space
+from ml.methods.compatible.config import Compatibility
+from ml.methods.compatible.guard import Guard, angles_between
+from ml.methods.compatible.neighbours import neighbour_driven, strengths_for
+from ml.methods.compatible.old_space import OldSpace
+from ml.methods.compatible.optimised import spread_displacements
+
+BEARABLE = 0.5  # share of classes that the automatic strength leaves within their own limit without the guard
+STRONGEST = 3.2
+
+
+def automatic_strength(old: OldSpace, guard: Guard, count: int) -> float:
+    """The strength that half of the classes bear: each half the angle to its nearest neighbour (so it keeps its place,
+    by the triangle inequality) and the guard's largest angle at most. By the closed form, without a trial.
+    """
+    nearest = old.nearest()
+    crowded = old.known & torch.isfinite(nearest)
+    if not bool(crowded.any()):
+        return 0.0
+    room = torch.arccos(nearest.clamp(-1, 1)) / 2
+    bearable = strengths_for(old, room.clamp(max=math.radians(guard.largest_angle)), count)[crowded]
+    return min(STRONGEST, float(torch.quantile(bearable.clamp(max=STRONGEST), 1 - BEARABLE)))
+
+
+class _State(nn.Module):
+    """What a stopped training needs to go on, as buffers: nothing of it is optimised by the encoder's steps."""
+
+    perturbed: Tensor
+    displacements: Tensor
+    new: Tensor
+    moved: Tensor
+
+    def __init__(self, prototypes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("perturbed", prototypes.clone())
+        self.register_buffer("displacements", torch.zeros_like(prototypes))  # ODPP's
+        self.register_buffer("new", torch.zeros_like(prototypes))  # zero until a class was seen
+        self.register_buffer("moved", torch.zeros(()))  # degrees, mean over classes
+
+
+class PrototypeAlignment:
+    """Fits ml.methods.compatible.alignment.Alignment. Labels are those of the old space's classes."""
+
+    def __init__(self, old: OldSpace, config: Compatibility, *, seed: int = 0) -> None:
+        """seed: of the order in which ODPP looks at prototypes."""
+        self.old, self.config, self.seed = old, config, seed
+        self.neighbours = config.neighbours or old.neighbours()
+        self.strength = (
+            automatic_strength(old, config.guard, self.neighbours)
+            if isinstance(config.strength, str)
+            else config.strength
+        )
+        self.state = _State(old.prototypes)
+        self._targets = Targets.plain(old.prototypes, old.known)
+
+    def module(self) -> nn.Module:
+        """Perturbed and new prototypes."""
+        return self.state
+
+    @property
+    def perturbed(self) -> Tensor:
+        """(C, D) as they stand."""
+        return self.state.perturbed
+
+    @torch.no_grad()
+    def start_epoch(self, epoch: int) -> None:
+        """Perturb anew where it is time. From the state alone, so a training taken up again goes on alike."""
+        config = self.config
+        since = epoch - config.warmup_epochs
+        if config.kind != "none" and (epoch == 0 or (since >= 0 and since % config.period == 0)):
+            self._refresh(epoch, new=self.state.new if since >= 0 else None)
+        negatives = self.state.perturbed if config.has_perturbed_negatives else self.old.prototypes
+        positives = self.old.prototypes if config.kind == "none" else self.state.perturbed
+        self._targets = Targets(positives, negatives, self.old.known)
+
+    def loss(self, seen: Seen) -> tuple[Tensor, Logs]:
+        """config.weight times the prototype-contrastive loss; new prototypes follow the batch."""
+        embeddings = in_old_space(seen.embeddings, self.old.dimension)
+        self._follow(embeddings.detach(), seen.labels)
+        loss = prototype_alignment_loss(
+            embeddings, self._targets, seen.labels, temperature=self.config.temperature
+        )
+        logs = {"alignment": float(loss.detach()), "perturbed_degrees": float(self.state.moved)}
+        return self.config.weight * loss, logs
+
+    def _refresh(self, epoch: int, new: Tensor | None) -> None:
+        state, config = self.state, self.config
+        if config.kind == "ndpp":
+            moved = neighbour_driven(
+                self.old, new,
+                strength=self.strength, new_strength=config.new_strength, count=self.neighbours,
+            )  # fmt: skip
+        else:
+            moved = self._spread(epoch, new)
+        turned = math.degrees(float(angles_between(state.perturbed, moved)[self.old.known].mean()))
+        if epoch > config.warmup_epochs and turned > config.steady_degrees:
+            moved = F.normalize(state.perturbed + moved, dim=1)
+        state.perturbed.copy_(config.guard.applied(self.old, moved))
+        angles = angles_between(self.old.prototypes, state.perturbed)[self.old.known]
+        state.moved.fill_(math.degrees(float(angles.mean())))
+
+    def _spread(self, epoch: int, new: Tensor | None) -> Tensor:
+        """Displacements go on from where the last refresh left them."""
+        state, spreading = self.state, self.config.spreading
+        found = spread_displacements(
+            self.old, new, state.displacements, spreading,
+            passes=spreading.further_passes if epoch else spreading.passes, seed=self.seed * 1_000_003 + epoch,
+        )  # fmt: skip
+        state.displacements.copy_(found)
+        if not bool(found.any()):
+            return self.old.prototypes
+        return F.normalize(self.old.prototypes + found, dim=1)
+
+    @torch.no_grad()
+    def _follow(self, embeddings: Tensor, labels: Tensor) -> None:
+        """New prototypes: a moving average of each class's mean embedding, begun at the first one."""
+        new = self.state.new
+        kept = labels >= 0
+        present, place = torch.unique(labels[kept], return_inverse=True)
+        sums = torch.zeros(len(present), embeddings.shape[1]).index_add_(0, place, embeddings[kept])
+        means = F.normalize(sums, dim=1)
+        before = new[present]
+        is_first = (before == 0).all(dim=1, keepdim=True)
+        after = torch.where(
+            is_first, means, self.config.momentum * before + (1 - self.config.momentum) * means
+        )
+        new[present] = F.normalize(after, dim=1)
