@@ -1,5 +1,6 @@
 """How version 1.0 is trained: every setting of the shipped weights in one value."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,10 @@ from ml.data.images import ImageSet, labelled
 from ml.data.sampling import BatchSource, SamplingConfig
 from ml.methods import compact_metric, twin_bottleneck
 from ml.methods.compact_metric import CompactMetricTrainer
+from ml.methods.compatible.config import Compatibility
+from ml.methods.compatible.old_space import OldSpace
+from ml.methods.compatible.perturbation import PrototypeAlignment
+from ml.methods.compatible.training import CompatibleTrainer, HeldCodes
 from ml.methods.corrector.beside import HardNegativesTrainer
 from ml.methods.corrector.config import HardNegatives
 from ml.methods.distillation import Config as DistillationConfig
@@ -44,6 +49,9 @@ class Recipe:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     negatives: HardNegatives | None = None  # from the whole catalogue, beside the method's losses
+    compatibility: Compatibility | None = (
+        None  # with what an older version stored; then train_encoder is told what
+    )
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -60,11 +68,12 @@ class Recipe:
     def as_values(self) -> dict[str, Any]:
         """Nested plain values, as `ml.config.config_from_dict` reads them.
 
-        Negatives that are off are left out: what was known by its recipe before there were any still is.
+        What is off is left out: what was known by its recipe before there was any of it still is.
         """
         values = asdict(self)
-        if self.negatives is None:
-            del values["negatives"]
+        for name in ("negatives", "compatibility"):
+            if values[name] is None:
+                del values[name]
         return values
 
 
@@ -91,6 +100,17 @@ def recipe_of(architecture: str, *, method: str = "compact") -> Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """What an older version stored, as a new encoder is held to it. Classes are those of the training images.
+
+    space: prototypes of its embeddings. codes: None where the new code head is free.
+    """
+
+    space: OldSpace
+    codes: HeldCodes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """The averaged encoder and the recipe with the pixel statistics filled in."""
 
@@ -110,6 +130,7 @@ def train_encoder(
     validate: Callable[[nn.Module], float] | None = None,
     teacher: ImageEncoder | None = None,
     initial: Mapping[str, NDArray[Any]] | None = None,
+    stored: Stored | None = None,
     on_epoch: Callable[[Progress], None] = lambda _progress: None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Trained:
@@ -123,12 +144,17 @@ def train_encoder(
     eager. validate (higher is better): keep the averaged encoder of the best epoch instead of the last one.
     teacher: a frozen encoder whose answers the new one also learns (ml.methods.distillation).
     Hard negatives (recipe.negatives) are photos with a label: one without could show what the query shows.
+    stored: what recipe.compatibility is with; ValueError when only one of the two is given. Where codes are held
+    the method's own code loss is off.
     """
     negatives = recipe.negatives
+    recipe = _with_held_codes(recipe, stored)
     if current().count > 1 and (compiled or teacher is not None or negatives is not None):
         raise ValueError(
             "several processes train together neither compiled nor with a teacher nor with hard negatives"
         )
+    if stored is not None and (compiled or current().count > 1):
+        raise ValueError("a compatible encoder is trained by one process and not compiled")
     if compiled and negatives is not None:
         raise ValueError("hard negatives need the embeddings of an encoder that is not compiled")
     mean, deviation = pixel_statistics(images)
@@ -140,13 +166,13 @@ def train_encoder(
     trainer = _trainer(recipe, images, compiled=compiled)
     if initial is not None:
         load_weights(trainer.encoder(), initial)
-    learner = _wrapped(trainer, recipe, images, teacher)
+    learner = _held(_wrapped(trainer, recipe, images, teacher), recipe, stored)
     batches = BatchSource(
         images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs
     )
     result = fit(
         learner, batches, recipe.fit,
-        checkpoint=checkpoint, subject="" if negatives is None else f"with {negatives}",
+        checkpoint=checkpoint, subject=_subject(recipe, stored),
         validate=validate, on_epoch=on_epoch, is_cancelled=is_cancelled,
     )  # fmt: skip
     return Trained(
@@ -188,6 +214,39 @@ def _wrapped(
     return HardNegativesTrainer(
         recipe.negatives, shown.pixels, shown.labels, student=learner, seed=recipe.seed
     )
+
+
+def _with_held_codes(recipe: Recipe, stored: Stored | None) -> Recipe:
+    if (stored is None) != (recipe.compatibility is None):
+        raise ValueError(
+            f"compatibility is {'not ' if recipe.compatibility is None else ''}asked for, what is stored "
+            f"{'not ' if stored is None else ''}given: both or neither"
+        )
+    if stored is None or stored.codes is None:
+        return recipe
+    if not isinstance(recipe.method, compact_metric.Config):
+        raise TypeError(
+            f"method is {recipe.method.kind!r}: stored codes are held by the compact method alone"
+        )
+    return replace(recipe, method=replace(recipe.method, code_weight=0.0))
+
+
+def _held(learner: Trainer, recipe: Recipe, stored: Stored | None) -> Trainer:
+    """With the alignment to what is stored."""
+    settings = recipe.compatibility
+    if stored is None or settings is None:
+        return learner
+    alignment = PrototypeAlignment(stored.space, settings, seed=recipe.seed)
+    return CompatibleTrainer(learner, alignment, codes=stored.codes, code_weight=settings.code_weight)
+
+
+def _subject(recipe: Recipe, stored: Stored | None) -> str:
+    """What a checkpoint must agree on beside the fit's own settings."""
+    told = [] if recipe.negatives is None else [f"with {recipe.negatives}"]
+    if stored is not None:
+        digest = hashlib.sha256(stored.space.prototypes.numpy().tobytes()).hexdigest()
+        told.append(f"held to {digest} by {recipe.compatibility}")
+    return ", ".join(told)
 
 
 def pixel_statistics(images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:

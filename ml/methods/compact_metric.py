@@ -15,7 +15,7 @@ from ml.losses.classification import cosine_cross_entropy
 from ml.losses.codes import code_loss
 from ml.losses.multi_similarity import multi_similarity_loss
 from ml.models.config import EncoderConfig
-from ml.models.encoder import ImageEncoder
+from ml.models.encoder import ImageEncoder, TwoHeaded
 from ml.training.loop import StepOutput
 
 
@@ -58,23 +58,28 @@ class Config:
 class _Parts(nn.Module):
     """The encoder and the class centres that exist in training only."""
 
-    def __init__(self, config: Config, classes: int) -> None:
+    def __init__(self, encoder: TwoHeaded, classes: int) -> None:
         super().__init__()
-        self.encoder = ImageEncoder(config.encoder)
-        self.embedding_centres = nn.Parameter(torch.randn(classes, config.encoder.dimension))
-        self.code_centres = nn.Parameter(torch.randn(classes, config.encoder.code_bits))
+        self.encoder = encoder
+        self.embedding_centres = nn.Parameter(torch.randn(classes, encoder.dimension))
+        self.code_centres = nn.Parameter(torch.randn(classes, encoder.code_bits))
 
 
 class CompactMetricTrainer:
-    """Trains an ImageEncoder on labelled images. Initial weights come from torch's global seed."""
+    """Trains an encoder on labelled images. Initial weights come from torch's global seed."""
 
-    def __init__(self, config: Config, *, classes: int, compiled: bool = False) -> None:
-        """classes: C >= 2. compiled: run the encoder through torch.compile (same weights, other rounding)."""
+    def __init__(
+        self, config: Config, *, classes: int, compiled: bool = False, encoder: TwoHeaded | None = None
+    ) -> None:
+        """classes: C >= 2. compiled: run the encoder through torch.compile (same weights, other rounding).
+
+        encoder: the one to train, whatever its inputs; None: an ImageEncoder as the config says, new.
+        """
         if classes < 2:
             raise ValueError(f"{classes} classes, at least 2 are needed")
         self.config = config
         self.epoch = 0
-        self.parts = _Parts(config, classes)
+        self.parts = _Parts(ImageEncoder(config.encoder) if encoder is None else encoder, classes)
         self.parts.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts.train()
         self._forward = torch.compile(self.parts.encoder) if compiled else self.parts.encoder
@@ -115,6 +120,6 @@ class CompactMetricTrainer:
         """Encoder and class centres."""
         return self.parts
 
-    def encoder(self) -> ImageEncoder:
+    def encoder(self) -> TwoHeaded:
         """The live (not averaged) encoder."""
         return self.parts.encoder

@@ -29,7 +29,7 @@ class TwoHeaded(nn.Module):
 
     def __init__(self, features: int, *, code_hidden: int, code_bits: int, dimension: int) -> None:
         super().__init__()
-        self.feature_size = features
+        self.feature_size, self.code_bits, self.dimension = features, code_bits, dimension
         self.code_head = CodeHead(features, code_hidden, code_bits)
         self.embedding_head = nn.Linear(features, dimension)
 

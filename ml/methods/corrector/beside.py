@@ -18,6 +18,7 @@ from ml.methods.corrector.keeping import State, as_tensor, from_tensor, kept, re
 from ml.methods.corrector.training import CatalogueNegatives
 from ml.models.encoder import TwoHeaded
 from ml.training.loop import StepOutput, Trainer
+from ml.training.watching import watched_step
 
 
 class HardNegativesTrainer:
@@ -51,7 +52,7 @@ class HardNegativesTrainer:
         """The student's loss plus config.weight times that of the images that ask; they ask at their own size."""
         if self._epoch < self.config.from_epoch:
             return self.student.training_step(batch)
-        output, embeddings = self._watched_step(batch)
+        output, _, embeddings = watched_step(self.student, self._encoder, batch)
         asking = asking_rows(batch.labels, self.config.queries)
         if not len(asking):
             return output
@@ -92,23 +93,6 @@ class HardNegativesTrainer:
         if pictures.shape[-1] != self._size:
             pictures = F.interpolate(pictures, (self._size, self._size), mode="bilinear", antialias=True)
         return pictures.contiguous(memory_format=torch.channels_last)
-
-    def _watched_step(self, batch: Batch) -> tuple[StepOutput, Tensor]:
-        """The student's own step, and the (B, D) unit embeddings it made on the way.
-
-        Read at the last layer, which every method runs, and not by a second forward pass. The hook is gone
-        afterwards, so no copy of the encoder carries it.
-        """
-        seen: list[Tensor] = []
-        head = self._encoder.embedding_head
-        handle = head.register_forward_hook(lambda _module, _inputs, outputs: seen.append(outputs))
-        try:
-            output = self.student.training_step(batch)
-        finally:
-            handle.remove()
-        if len(seen) != 1:
-            raise RuntimeError(f"the student's step ran its embedding head {len(seen)} times, expected once")
-        return output, F.normalize(seen[0].float(), dim=1)
 
     def _state(self) -> State:
         if self.negatives is None or self.policy is None:
