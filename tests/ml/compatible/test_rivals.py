@@ -54,8 +54,9 @@ def test_a_class_the_old_classifier_lacks_gets_its_prototype_as_long_as_known_ro
 def test_normalised_bct_looks_at_directions_of_rows_alone() -> None:
     old = plane(0, 90)
     rows, known = torch.tensor([[2.0, 0.0], [0.0, 40.0]]), torch.tensor([True, True])
-    found, _ = BctAlignment(old, rows, known, scale=3.0).loss(seen(images(60), [0]))
-    assert found.item() == pytest.approx(math.log(1 + math.exp(3 * (math.sqrt(3) / 2 - 0.5))), rel=1e-5)
+    found, _ = BctAlignment(old, rows, known, scale=3.0, weight=2.0).loss(seen(images(60), [0]))
+    wanted = math.log(1 + math.exp(3 * (math.sqrt(3) / 2 - 0.5)))
+    assert found.item() == pytest.approx(2 * wanted, rel=1e-5)
 
 
 def test_bct_refuses_rows_of_another_space_and_a_classifier_that_knows_nothing() -> None:
