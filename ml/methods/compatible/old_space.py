@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -75,7 +76,8 @@ class OldSpace:
         present = found[torch.isfinite(found)]
         if not len(present):
             return LOWEST_THRESHOLD
-        return max(LOWEST_THRESHOLD, float(torch.quantile(present, CROWDED_QUANTILE)))
+        # torch.quantile refuses more than 2^24 numbers, which 4,097 classes give.
+        return max(LOWEST_THRESHOLD, float(np.quantile(present.numpy(), CROWDED_QUANTILE)))
 
     def summary(self) -> dict[str, float]:
         """How crowded it is, for logs and reports."""
