@@ -86,6 +86,6 @@ def _threshold_to_new(prototypes: Tensor, new: Tensor, left_out: Tensor) -> floa
 
 def _hinge(cosines: Tensor, threshold: float, left_out: Tensor) -> Tensor:
     """Mean over classes of the mean excess of their pairs above the threshold; a class without such a pair gives 0."""
-    excess = (cosines - threshold).masked_fill(left_out, 0).clamp(min=0)
+    excess = F.relu((cosines - threshold).masked_fill(left_out, 0))  # a clamp has a gradient at the threshold
     active = (excess > 0).sum(dim=1).clamp(min=1)
     return (excess.sum(dim=1) / active).mean()
