@@ -43,8 +43,10 @@ class Guard:
 
     def _capped(self, prototypes: Tensor, moved: Tensor) -> Tensor:
         angles, limit = angles_between(prototypes, moved), math.radians(self.largest_angle)
-        shares = limit / angles.clamp(min=limit)
-        return torch.where((angles > limit)[:, None], slerp(prototypes, moved, shares), moved)
+        nearer = slerp(prototypes, moved, limit / angles.clamp(min=limit))
+        is_opposite = angles_between(prototypes, nearer) > limit + _ALIKE  # no way leads there rather than another
+        nearer = torch.where(is_opposite[:, None], prototypes, nearer)
+        return torch.where((angles > limit)[:, None], nearer, moved)
 
     def _owned(self, old: OldSpace, moved: Tensor) -> Tensor:
         """The margin is concave along the way where it is positive, so halving finds the furthest point that has it."""
