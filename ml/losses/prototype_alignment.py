@@ -43,7 +43,7 @@ def prototype_alignment_loss(
         return embeddings.sum() * 0
     own, embeddings = labels[kept], embeddings[kept]
     logits = (embeddings @ negatives.T).masked_fill(~targets.known, -torch.inf)  # (B, C)
-    if positives is not negatives:
-        wanted = (embeddings * positives[own]).sum(dim=1)
-        logits = logits.scatter(1, own[:, None], wanted[:, None])
+    # Also where nothing is perturbed, so that perturbed by nothing is the same bit for bit.
+    wanted = (embeddings * positives[own]).sum(dim=1)
+    logits = logits.scatter(1, own[:, None], wanted[:, None])
     return F.cross_entropy(logits / temperature, own)
