@@ -12,11 +12,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml.artifacts import GRAPH_FILE, WEIGHTS_FILE, load_bundle
+from ml.artifacts import GRAPH_FILE, WEIGHTS_FILE, Bundle, load_bundle
 from ml.config import merged
 from ml.experiments import EXPERIMENTS
+
+if TYPE_CHECKING:
+    from ml.base_version.recipe import Recipe
+    from ml.training.loop import Progress
 
 EXPORTS = {
     "onnx": GRAPH_FILE,
@@ -51,10 +55,17 @@ def _parser() -> argparse.ArgumentParser:
         help="parity ships as 1.0, budget fills 1 MB, residual is server-size",
     )  # fmt: skip
     train.add_argument(
-        "--method",
-        default="twin-bottleneck",
-        choices=("compact", "twin-bottleneck"),
-        help="1.0 ships with the default",
+        "--method", choices=("compact", "twin-bottleneck"),
+        help="default: twin-bottleneck, as 1.0 ships; compact with --parent",
+    )  # fmt: skip
+    train.add_argument(
+        "--parent",
+        type=Path,
+        metavar="BUNDLE",
+        help="train a candidate that searches what this version stored",
+    )
+    train.add_argument(
+        "--alignment", choices=("ndpp", "odpp", "bct"), help="how it is held to --parent; default: ndpp"
     )
     train.add_argument("--config", type=Path, help="JSON with the recipe values to change")
     train.add_argument("--checkpoint", type=Path, help="file to save each epoch to and to go on from")
@@ -63,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--compile", action="store_true", help="torch.compile: faster, other rounding")
     train.add_argument("--replace", action="store_true", help="put the new bundle in the place of an old one")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, usage_error=train.error)
 
     info = commands.add_parser(
         "info", help="what a bundle is: architecture, bytes, parameters, digest, figures"
@@ -113,39 +124,80 @@ def _experiment(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(options: argparse.Namespace) -> dict[str, Any] | None:
     """None in the further processes that torchrun started: the first one tells for all."""
+    _check_training(options)
     # Training needs torch, which takes seconds to load; `info` and `export` do without.
-    from ml.base_version.build import build_bundle  # noqa: PLC0415
-    from ml.base_version.recipe import recipe_of  # noqa: PLC0415
     from ml.training.distributed import joined  # noqa: PLC0415
-    from ml.training.loop import Progress  # noqa: PLC0415
-    from ml.training.memory import fastest_precision, keep_freed_memory  # noqa: PLC0415
+    from ml.training.memory import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()
-    recipe = merged(
-        recipe_of(options.architecture, method=options.method),
-        {"fit": {"precision": options.precision or fastest_precision()}},
-    )
-    if options.config:
-        recipe = merged(recipe, json.loads(options.config.read_text(encoding="utf-8")), where="recipe")
-
-    def show(progress: Progress) -> None:
-        left = progress.seconds / progress.epoch * (progress.epochs - progress.epoch)
-        logs = " ".join(f"{name} {value:.3f}" for name, value in progress.logs.items())
-        print(f"epoch {progress.epoch}/{progress.epochs} {logs}, about {left:.0f} s left", file=sys.stderr)
-
     with joined():
-        bundle = build_bundle(
-            [Path(part) for part in options.data.split(",")],
-            options.out,
-            recipe,
-            checkpoint=options.checkpoint,
-            compiled=options.compile,
-            replace=options.replace,
-            on_epoch=show,
-        )
+        bundle = _trained_candidate(options) if options.parent else _trained_base(options)
     if bundle is None:
         return None
     return {"bundle": str(bundle.path), "digest": bundle.digest, "metrics": bundle.manifest.metrics}
+
+
+def _check_training(options: argparse.Namespace) -> None:
+    if options.alignment and not options.parent:
+        options.usage_error("--alignment is how a candidate is held to its --parent: name one")
+    if options.parent and options.method not in (None, "compact"):
+        options.usage_error(
+            f"--parent with --method {options.method}: candidates are trained by compact alone"
+        )
+    if options.parent and options.compile:
+        options.usage_error("--parent with --compile: a candidate is not trained compiled")
+
+
+def _trained_base(options: argparse.Namespace) -> Bundle | None:
+    from ml.base_version.build import build_bundle  # noqa: PLC0415
+    from ml.base_version.recipe import recipe_of  # noqa: PLC0415
+
+    return build_bundle(
+        _folders(options),
+        options.out,
+        _configured(recipe_of(options.architecture, method=options.method or "twin-bottleneck"), options),
+        checkpoint=options.checkpoint,
+        compiled=options.compile,
+        replace=options.replace,
+        on_epoch=_show,
+    )
+
+
+def _trained_candidate(options: argparse.Namespace) -> Bundle:
+    from ml.base_version.candidate import build_candidate, candidate_recipe  # noqa: PLC0415
+    from ml.base_version.recipe import recipe_of  # noqa: PLC0415
+
+    parent = load_bundle(options.parent)
+    recipe = candidate_recipe(recipe_of(options.architecture), parent, options.alignment or "ndpp")
+    return build_candidate(
+        _folders(options),
+        options.out,
+        _configured(recipe, options),
+        parent,
+        checkpoint=options.checkpoint,
+        replace=options.replace,
+        on_epoch=_show,
+    )
+
+
+def _folders(options: argparse.Namespace) -> list[Path]:
+    return [Path(part) for part in options.data.split(",")]
+
+
+def _configured(recipe: "Recipe", options: argparse.Namespace) -> "Recipe":
+    """With the precision and the values that the command asks for."""
+    from ml.training.memory import fastest_precision  # noqa: PLC0415
+
+    recipe = merged(recipe, {"fit": {"precision": options.precision or fastest_precision()}})
+    if options.config:
+        recipe = merged(recipe, json.loads(options.config.read_text(encoding="utf-8")), where="recipe")
+    return recipe
+
+
+def _show(progress: "Progress") -> None:
+    left = progress.seconds / progress.epoch * (progress.epochs - progress.epoch)
+    logs = " ".join(f"{name} {value:.3f}" for name, value in progress.logs.items())
+    print(f"epoch {progress.epoch}/{progress.epochs} {logs}, about {left:.0f} s left", file=sys.stderr)
 
 
 def _info(options: argparse.Namespace) -> dict[str, Any]:

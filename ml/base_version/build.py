@@ -1,7 +1,7 @@
 """Builds the bundle of version 1.0 from data packs: train, export, calibrate, measure, write."""
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,20 +52,26 @@ def bundle_of(
 ) -> Bundle:
     """Export, calibrate and measure a trained encoder, and write it as a bundle."""
     config = trained.encoder.config
-    graph = export_onnx(trained.encoder)
-    if config.trunk.kind == "compact" and len(graph) > MAX_COMPACT_GRAPH_BYTES:
-        raise ValueError(f"the exported graph has {len(graph)} bytes, allowed {MAX_COMPACT_GRAPH_BYTES}")
+    graph = exported(trained.encoder)
     calibration, metrics = calibrate_and_report(open_encoder_of(graph, config), parts)
     metrics["random_weights"] = report_plain(
         open_encoder_of(export_onnx(random_encoder(config)), config), parts
     )
     return write_trained(
         target, trained, images, graph,
-        calibration=calibration,
+        calibration={"self": calibration},
         metrics=metrics,
-        training={"command": _command(trained.recipe, compiled=compiled), "code_revision": _revision()},
+        training={"command": _command(trained.recipe, compiled=compiled), "code_revision": revision()},
         replace=replace,
     )  # fmt: skip
+
+
+def exported(encoder: ImageEncoder) -> bytes:
+    """The serving graph. Raises ValueError when a compact one is larger than a bundle may hold."""
+    graph = export_onnx(encoder)
+    if encoder.config.trunk.kind == "compact" and len(graph) > MAX_COMPACT_GRAPH_BYTES:
+        raise ValueError(f"the exported graph has {len(graph)} bytes, allowed {MAX_COMPACT_GRAPH_BYTES}")
+    return graph
 
 
 def random_encoder(config: EncoderConfig) -> ImageEncoder:
@@ -76,28 +82,29 @@ def random_encoder(config: EncoderConfig) -> ImageEncoder:
 
 def _command(recipe: Recipe, *, compiled: bool) -> str:
     """What makes this version again."""
+    kind = recipe.method.kind
+    named = {name: recipe_of(name, method=kind) for name in RECIPE_NAMES}
+    return command_of(recipe, named, f"--method {kind}") + (" --compile" if compiled else "")
+
+
+def command_of(recipe: Recipe, named: Mapping[str, Recipe], options: str) -> str:
+    """What trains by this recipe again. named: what each architecture and `options` give by themselves."""
+    same = [name for name, other in named.items() if _told_apart(other) == _told_apart(recipe)]
+    architecture = f"{same[0] if same else 'parity'} {options}" + ("" if same else " --config FILE")
     return (
-        f"python -m ml train --architecture {_architecture(recipe)} --data ../shared/data --out DIR "
-        f"--precision {recipe.fit.precision}" + (" --compile" if compiled else "")
+        f"python -m ml train --architecture {architecture} --data ../shared/data --out DIR "
+        f"--precision {recipe.fit.precision}"
     )
 
 
-def _architecture(recipe: Recipe) -> str:
-    """The name of the recipe this is; with --config when values of its own were given."""
-
-    def told_apart(other: Recipe) -> Recipe:
-        """Without what the command sets by itself: precision and pixel statistics."""
-        encoder = replace(other.method.encoder, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-        method = replace(other.method, encoder=encoder)
-        return replace(other, method=method, fit=replace(other.fit, precision="float32"))
-
-    kind = recipe.method.kind
-    named = [(name, recipe_of(name, method=kind)) for name in RECIPE_NAMES]
-    same = [name for name, other in named if told_apart(other) == told_apart(recipe)]
-    return f"{same[0] if same else 'parity'} --method {kind}" + ("" if same else " --config FILE")
+def _told_apart(recipe: Recipe) -> Recipe:
+    """Without what the command sets by itself: precision and pixel statistics."""
+    encoder = replace(recipe.method.encoder, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    method = replace(recipe.method, encoder=encoder)
+    return replace(recipe, method=method, fit=replace(recipe.fit, precision="float32"))
 
 
-def _revision() -> str:
+def revision() -> str:
     """The commit of the checkout this file lies in, or "unknown" outside one."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

@@ -163,7 +163,7 @@ def train_catalogue(
     calibration = calibration_of(open_encoder_of(graph, trained.encoder.config), images, division)
     bundle = write_trained(
         target, trained, images, graph,
-        calibration=calibration,
+        calibration={"self": calibration},
         metrics=_metrics(trained),
         training={
             "command": command,

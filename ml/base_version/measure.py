@@ -1,17 +1,17 @@
 """Calibrates version 1.0 on validation data and reports it on held-out queries."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.base_version.sets import EncodedSet, Parts, encode_set, joined
+from ml.base_version.sets import EncodedParts, EncodedSet, Parts, encode_parts, encode_set
 from ml.evaluation.metrics import Ranking, average_precision, mean_of, recall_at
 from ml.protocol import Calibration, Encoder
 from ml.training.calibration import Fusion, Similarities, calibrate, pool_recall, rankings
 
-Scorer = Callable[[Similarities], NDArray[np.float64] | NDArray[np.float32]]
+Stages = dict[str, dict[str, NDArray[np.float64]]]  # stage -> metric -> (Q,) values
 
 
 def similarities(queries: EncodedSet, gallery: EncodedSet, *, hide_own_class: bool = False) -> Similarities:
@@ -35,41 +35,71 @@ def without_self(pairs: Similarities, first: int) -> Similarities:
     return Similarities(code=code, cosine=cosine, relevant=relevant)
 
 
+def calibrations_of(asking: EncodedParts, producers: Mapping[str, EncodedParts]) -> dict[str, Calibration]:
+    """One for the entries of each producer, fitted on known and unknown validation queries.
+
+    Raises ValueError, naming the producer, where the similarities tell nothing apart.
+    """
+    found = {}
+    for name, stored in producers.items():
+        try:
+            found[name] = calibrate(*_choosing_pairs(asking, stored), asking.unknown.packs)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            raise ValueError(f"entries made by {name!r} cannot be calibrated: {error}") from error
+    return found
+
+
+def _choosing_pairs(
+    asking: EncodedParts, stored: EncodedParts
+) -> tuple[Similarities, Similarities, Similarities]:
+    """Queries of trained classes, of classes that only the gallery holds, and of classes that it lacks."""
+    gallery = stored.choosing()
+    return (
+        similarities(asking.known, gallery),
+        without_self(similarities(asking.unknown, gallery), len(stored.training)),
+        similarities(asking.unknown, gallery, hide_own_class=True),
+    )
+
+
 def calibrate_and_report(encoder: Encoder, parts: Parts) -> tuple[Calibration, dict[str, Any]]:
     """Fit the calibration on known and unknown validation queries, then measure once on what is held out."""
-    training, unknown, known = (
-        encode_set(encoder, part) for part in (parts.training, parts.unknown, parts.known)
-    )
-    choosing = joined(training, unknown)
-    known_pairs = similarities(known, choosing)
-    unknown_pairs = similarities(unknown, choosing, hide_own_class=True)
-    unseen_pairs = without_self(similarities(unknown, choosing), len(training))
-    calibration = calibrate(known_pairs, unseen_pairs, unknown_pairs, unknown.packs)
-    fusion = Fusion(calibration.intercept, calibration.code_weight, calibration.embedding_weight)
+    own = encode_parts(encoder, parts)
+    calibration = calibrations_of(own, {"self": own})["self"]
+    metrics = report(own, own, calibration)
+    for name, part in (("reserved_classes", parts.reserved), ("unlabelled_extra", parts.distractors)):
+        if part:
+            encoded = encode_set(encoder, part)
+            metrics["strong_share"][name] = _strong(
+                encoded, similarities(encoded, own.gallery), fusion_of(calibration), calibration
+            )
+    return calibration, metrics
 
-    gallery, queries = encode_set(encoder, parts.gallery), encode_set(encoder, parts.queries)
-    test_pairs = similarities(queries, gallery)
-    metrics: dict[str, Any] = {
-        "gallery_images": len(gallery),
-        "validation": _by_pack(known, known_pairs, fusion),
-        "validation_classes": _by_pack(unknown, unseen_pairs, fusion),
-        "test": _by_pack(queries, test_pairs, fusion),
+
+def report(asking: EncodedParts, stored: EncodedParts, calibration: Calibration) -> dict[str, Any]:
+    """Figures of one encoder's queries against the entries that one encoder, itself or another, has stored."""
+    fusion = fusion_of(calibration)
+    known_pairs, unseen_pairs, unknown_pairs = _choosing_pairs(asking, stored)
+    test_pairs = similarities(asking.queries, stored.gallery)
+    return {
+        "gallery_images": len(stored.gallery),
+        "validation": _by_pack(asking.known, known_pairs, fusion),
+        "validation_classes": _by_pack(asking.unknown, unseen_pairs, fusion),
+        "test": _by_pack(asking.queries, test_pairs, fusion),
         "pool_recall_at_10": {
             "validation": round(pool_recall(known_pairs, fusion, calibration.pool_size), 4),
             "test": round(pool_recall(test_pairs, fusion, calibration.pool_size), 4),
         },
         "strong_share": {
-            "validation_classes_hidden": _strong(unknown, unknown_pairs, fusion, calibration),
-            "test_correct_best": _strong(queries, test_pairs, fusion, calibration, correct=True),
-            "test_wrong_best": _strong(queries, test_pairs, fusion, calibration, correct=False),
+            "validation_classes_hidden": _strong(asking.unknown, unknown_pairs, fusion, calibration),
+            "test_correct_best": _strong(asking.queries, test_pairs, fusion, calibration, correct=True),
+            "test_wrong_best": _strong(asking.queries, test_pairs, fusion, calibration, correct=False),
         },
     }
-    for name, part in (("reserved_classes", parts.reserved), ("unlabelled_extra", parts.distractors)):
-        if part:
-            encoded = encode_set(encoder, part)
-            pairs = similarities(encoded, gallery)
-            metrics["strong_share"][name] = _strong(encoded, pairs, fusion, calibration)
-    return calibration, metrics
+
+
+def fusion_of(calibration: Calibration) -> Fusion:
+    """The part of a calibration that ranks."""
+    return Fusion(calibration.intercept, calibration.code_weight, calibration.embedding_weight)
 
 
 def report_plain(encoder: Encoder, parts: Parts) -> dict[str, Any]:
@@ -78,29 +108,42 @@ def report_plain(encoder: Encoder, parts: Parts) -> dict[str, Any]:
     return _by_pack(queries, similarities(queries, gallery), Fusion(0.0, 1.0, 1.0))
 
 
+def stage_values(pairs: Similarities, fusion: Fusion) -> Stages:
+    """Stage -> metric -> value of each query (Q,), NaN where nothing is relevant.
+
+    Stages are the fused answer, embeddings alone and codes alone; metrics recall_at_1, recall_at_10 and map.
+    """
+    scores = {
+        "fused": fusion.code_weight * pairs.code + fusion.embedding_weight * pairs.cosine,
+        "embedding": pairs.cosine,
+        "code": pairs.code,
+    }
+    return {stage: _values(list(rankings(found, pairs.relevant))) for stage, found in scores.items()}
+
+
+def figures_of(values: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Metric -> mean over the queries that have a value, to four digits."""
+    return {name: round(mean_of(found)[0], 4) for name, found in values.items()}
+
+
 def _by_pack(queries: EncodedSet, pairs: Similarities, fusion: Fusion) -> dict[str, Any]:
     """Recall@1, Recall@10 and mAP of each stage, for each pack and over all queries."""
-    stages: dict[str, Scorer] = {
-        "fused": lambda p: fusion.code_weight * p.code + fusion.embedding_weight * p.cosine,
-        "embedding": lambda p: p.cosine,
-        "code": lambda p: p.code,
-    }
-    result: dict[str, Any] = {}
-    for stage, scorer in stages.items():
-        ranked = list(rankings(scorer(pairs), pairs.relevant))
-        for pack in [*sorted(set(queries.packs)), "all"]:
-            chosen = [one for one, name in zip(ranked, queries.packs) if pack in (name, "all")]
-            result.setdefault(pack, {"queries": len(chosen)})[stage] = _figures(chosen)
+    packs = np.array(queries.packs)
+    groups = {name: packs == name for name in sorted(set(queries.packs))}
+    groups["all"] = np.ones(len(packs), dtype=np.bool_)
+    result: dict[str, Any] = {name: {"queries": int(chosen.sum())} for name, chosen in groups.items()}
+    for stage, values in stage_values(pairs, fusion).items():
+        for name, chosen in groups.items():
+            result[name][stage] = figures_of({metric: found[chosen] for metric, found in values.items()})
     return result
 
 
-def _figures(rankings_of_queries: list[Ranking]) -> dict[str, float]:
-    values = {
-        "recall_at_1": [recall_at(ranking, 1) for ranking in rankings_of_queries],
-        "recall_at_10": [recall_at(ranking, 10) for ranking in rankings_of_queries],
-        "map": [average_precision(ranking) for ranking in rankings_of_queries],
+def _values(rankings_of_queries: list[Ranking]) -> dict[str, NDArray[np.float64]]:
+    return {
+        "recall_at_1": np.array([recall_at(ranking, 1) for ranking in rankings_of_queries]),
+        "recall_at_10": np.array([recall_at(ranking, 10) for ranking in rankings_of_queries]),
+        "map": np.array([average_precision(ranking) for ranking in rankings_of_queries]),
     }
-    return {name: round(mean_of(np.array(found))[0], 4) for name, found in values.items()}
 
 
 def _strong(

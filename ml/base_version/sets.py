@@ -11,7 +11,7 @@ from ml.data.images import labelled_name, training_records, validation_records
 from ml.data.packs import CATALOGUE_SPLITS, QUERY_SPLITS, Pack, PackRecord, open_pack
 from ml.data.preprocessing import decode_to_input
 from ml.data.reserved import ReservedClasses
-from ml.protocol import Encoder
+from ml.protocol import Encoder, PackedCodes
 
 TRAINING_PACKS = ("grocery", "clothing", "places_indoor")
 Sources = list[tuple[Pack, PackRecord]]
@@ -42,6 +42,26 @@ class EncodedSet:
 
     def __len__(self) -> int:
         return len(self.packs)
+
+    @property
+    def packed_codes(self) -> PackedCodes:
+        """(N, L // 8) as they are stored."""
+        return np.packbits(self.signs > 0, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedParts:
+    """What one encoder made of the parts that queries and entries of the figures come from."""
+
+    training: EncodedSet
+    known: EncodedSet
+    unknown: EncodedSet
+    gallery: EncodedSet
+    queries: EncodedSet
+
+    def choosing(self) -> EncodedSet:
+        """The gallery of every choice: images of trained and of validation classes."""
+        return joined(self.training, self.unknown)
 
 
 def open_packs(folders: Sequence[Path]) -> list[Pack]:
@@ -97,6 +117,17 @@ def encode_set(encoder: Encoder, sources: Sources) -> EncodedSet:
         embeddings=np.concatenate(embeddings),
         names=np.array([labelled_name(record) for _, record in sources], dtype=object),
         packs=tuple(pack.name for pack, _ in sources),
+    )
+
+
+def encode_parts(encoder: Encoder, parts: Parts) -> EncodedParts:
+    """Each of them by `encode_set`."""
+    return EncodedParts(
+        training=encode_set(encoder, parts.training),
+        known=encode_set(encoder, parts.known),
+        unknown=encode_set(encoder, parts.unknown),
+        gallery=encode_set(encoder, parts.gallery),
+        queries=encode_set(encoder, parts.queries),
     )
 
 

@@ -23,13 +23,14 @@ def write_trained(
     images: ImageSet,
     graph: bytes,
     *,
-    calibration: Calibration,
+    calibration: Mapping[str, Calibration],
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
     replace: bool = False,
 ) -> Bundle:
     """Write the bundle of an encoder trained on `images` and exported as `graph`.
 
+    calibration: "self" for its own entries, and for those of other producers by their digest.
     training: what else there is to say about how it came about; recipe, data and machine are added. Raises what
     write_bundle raises.
     """
@@ -41,7 +42,7 @@ def write_trained(
         weights=weights_of(trained.encoder),
         graph=graph,
         labels=images.names,
-        calibration={"self": calibration},
+        calibration=calibration,
         preprocessing={"fit": "squeeze", "filter": "bilinear", "size": config.input_size,
                        "mean": list(config.mean), "std": list(config.std)},
         metrics=metrics,

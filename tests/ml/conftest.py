@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ml.data.packs import open_pack
 from ml.experiments.data import Dataset, few, open_dataset
 from tests.conftest import missing
+from tests.ml.small_packs import cut_pack
 
 TINY = 8  # pixels a side: for what does not depend on the size
 
@@ -37,3 +39,12 @@ def fashion(data_packs: Path) -> Dataset:
 def small_fashion(fashion: Dataset) -> Dataset:
     """At most 40 pictures of each of the ten classes in each part."""
     return few(fashion, per_class=40)
+
+
+@pytest.fixture(scope="session")
+def small_packs(data_packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small cut of each pack that base versions are trained on."""
+    folder = tmp_path_factory.mktemp("packs")
+    for name in ("grocery", "clothing", "places_indoor"):
+        cut_pack(open_pack(data_packs / name), folder / name)
+    return folder

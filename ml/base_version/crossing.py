@@ -1,0 +1,99 @@
+"""Figures of a new encoder whose queries meet what another one, its parent, has stored of the same images."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from math import isnan
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+from ml.artifacts import Bundle
+from ml.base_version.measure import (
+    Stages,
+    calibrations_of,
+    figures_of,
+    fusion_of,
+    report,
+    similarities,
+    stage_values,
+)
+from ml.base_version.sets import EncodedParts, EncodedSet
+from ml.evaluation.compatibility import flips, relative_flip_rate
+from ml.evaluation.metrics import mean_of
+from ml.methods.compatible.alignment import in_old_space
+from ml.protocol import Calibration
+
+OWN = "self"  # the producer of a version's own entries, in its manifest
+Choice = Callable[[EncodedParts], EncodedSet]
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """The same images by a new encoder and by `parent`."""
+
+    new: EncodedParts
+    old: EncodedParts
+    parent: Bundle
+
+    def calibrations(self) -> dict[str, Calibration]:
+        """Of the new encoder's queries: "self" against its own entries, the parent's digest against the parent's.
+
+        Raises ValueError, naming the producer, where the similarities tell nothing apart.
+        """
+        own = calibrations_of(self.new, {OWN: self.new})
+        return own | calibrations_of(self._narrow(), {self.parent.digest: self.old})
+
+    def report(self, calibration: Mapping[str, Calibration]) -> dict[str, Any]:
+        """Both self-tests and the cross-test on validation and on test queries, and the cross-test in full."""
+        return {
+            "validation": self._summary(calibration, attrgetter("known"), EncodedParts.choosing),
+            "test": self._summary(calibration, attrgetter("queries"), attrgetter("gallery")),
+            "parent_entries": report(self._narrow(), self.old, calibration[self.parent.digest]),
+        }
+
+    def _summary(
+        self, calibration: Mapping[str, Calibration], queries: Choice, gallery: Choice
+    ) -> dict[str, Any]:
+        cross = calibration[self.parent.digest]
+        return compatibility_summary(
+            old=_answers(queries(self.old), gallery(self.old), self.parent.calibration),
+            cross=_answers(queries(self._narrow()), gallery(self.old), cross),
+            own=_answers(queries(self.new), gallery(self.new), calibration[OWN]),
+        )
+
+    def _narrow(self) -> EncodedParts:
+        """The new encoder's as old embeddings see them: by their first coordinates, where there are more."""
+        dimension = self.parent.manifest.dimension
+        if self.new.queries.embeddings.shape[1] == dimension:
+            return self.new
+        parts = {field.name: getattr(self.new, field.name) for field in fields(self.new)}
+        return EncodedParts(**{name: _narrowed(part, dimension) for name, part in parts.items()})
+
+
+def compatibility_summary(*, old: Stages, cross: Stages, own: Stages) -> dict[str, Any]:
+    """From the values of the same queries: old ones on the old gallery, new ones on the old and on the new gallery.
+
+    Means per stage, in [0, 1]; flips_at_1 of the fused answer on the old gallery: shares of the queries, and `relative`
+    to what independent errors would give (None where nothing could flip).
+    """
+    before, now = old["fused"]["recall_at_1"], cross["fused"]["recall_at_1"]
+    found, relative = flips(before, now), relative_flip_rate(before, now)
+    tests = {"old_self_test": old, "cross_test": cross, "self_test": own}
+    return {
+        "queries": len(before),
+        **{name: {stage: figures_of(one) for stage, one in values.items()} for name, values in tests.items()},
+        "flips_at_1": {
+            "negative": round(mean_of(found.negative)[0], 4),
+            "positive": round(mean_of(found.positive)[0], 4),
+            "relative": None if isnan(relative) else round(relative, 4),
+        },
+    }
+
+
+def _answers(queries: EncodedSet, gallery: EncodedSet, calibration: Calibration) -> Stages:
+    return stage_values(similarities(queries, gallery), fusion_of(calibration))
+
+
+def _narrowed(part: EncodedSet, dimension: int) -> EncodedSet:
+    return replace(part, embeddings=in_old_space(torch.from_numpy(part.embeddings), dimension).numpy())
