@@ -1,14 +1,18 @@
-"""Tier A: the two heads of a generation, trained on cached features, alone or held to what an older one stored."""
+"""Tier A: the two heads of a generation, trained on cached features, alone or held to what an older one stored.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+Between features and heads stands a layer with a GELU: a linear head on a trunk that was trained without a thought of
+the old one cannot turn its space into the old one, which a trunk that learns with it can.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml.data.sampling import Batch
 from ml.experiments.compatible.trunks import Features
@@ -25,6 +29,7 @@ from ml.training.loop import FitConfig, Trainer, fit
 class HeadConfig:
     """Everything but the alignment that decides the heads. Losses are those of the product's compact method."""
 
+    neck: int = 256  # width of a layer between features and heads: what of the trunk can still move
     code_bits: int = 128
     dimension: int = 128
     code_hidden: int = 256
@@ -33,8 +38,8 @@ class HeadConfig:
     classes_per_batch: int = 32
     images_per_class: int = 6
     frequency_exponent: float = 0.5  # a class of n images is drawn with weight n ** this
-    learning_rate: float = 4e-3
-    losses: Config = field(default_factory=Config)
+    learning_rate: float = 3e-3
+    losses: Config = field(default_factory=lambda: Config(scale=10.0))
 
 
 class ViewStream:
@@ -72,25 +77,47 @@ class ViewStream:
         )
 
 
-class BesideOld(FeatureEncoder):
-    """Heads over the first `feature_size` inputs; what follows them is what the old encoder said."""
+class NeckedHeads(FeatureEncoder):
+    """Cached features -> neck -> the two heads. Inputs may hold, behind the features, what the old encoder said."""
+
+    def __init__(self, features: int, config: HeadConfig) -> None:
+        super().__init__(
+            config.neck,
+            code_hidden=config.code_hidden,
+            code_bits=config.code_bits,
+            dimension=config.dimension,
+        )
+        self.inputs = features
+        self.neck = nn.Sequential(nn.Linear(features, config.neck), nn.GELU(), nn.LayerNorm(config.neck))
 
     def features(self, inputs: Tensor) -> Tensor:
-        """(B, F + D_o) -> (B, F)."""
-        return inputs[:, : self.feature_size]
+        """(B, F + D_o) -> (B, neck)."""
+        found: Tensor = self.neck(inputs[:, : self.inputs])
+        return found
 
     def old(self, inputs: Tensor) -> Tensor:
         """(B, F + D_o) -> (B, D_o)."""
-        return inputs[:, self.feature_size :]
+        return inputs[:, self.inputs :]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What new heads are held to: an alignment over a split's classes, made once their student is there, and codes."""
+class Holding:
+    """What new heads are held to: the old embeddings (N, D_o) of every image, codes, and an alignment, which may need
+    the student.
+    """
 
-    old: NDArray[np.float32]  # (N, D_o) of every image
+    old: NDArray[np.float32]
     codes: HeldCodes
-    code_weight: float
+    alignment: Callable[[CompactMetricTrainer], Alignment]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedHeads:
+    """Codes and embeddings of every image; centres (C, D) of the embeddings' classifier; logs of each epoch."""
+
+    encoded: Encoded
+    centres: NDArray[np.float32]
+    history: tuple[dict[str, float], ...]
 
 
 def train_heads(
@@ -99,23 +126,19 @@ def train_heads(
     *,
     classes: int,
     seed: int,
-    held: Held | None = None,
-    alignment: "AlignmentMaker | None" = None,
+    holding: Holding | None = None,
     checkpoint: Path | None = None,
-) -> tuple[Encoded, list[dict[str, float]]]:
-    """Codes and embeddings of every image, and the logs of each epoch."""
+) -> TrainedHeads:
+    """Heads of a generation; with `holding`, held to what an older one stored (their own code loss is off then)."""
     torch.manual_seed(seed)
-    old = held.old if held is not None else np.zeros((len(features.vectors), 0), np.float32)
-    encoder = BesideOld(
-        features.vectors.shape[1],
-        code_hidden=config.code_hidden, code_bits=config.code_bits, dimension=config.dimension,
-    )  # fmt: skip
-    student = CompactMetricTrainer(config.losses, classes=classes, encoder=encoder)
+    encoder = NeckedHeads(features.vectors.shape[1], config)
+    losses = config.losses if holding is None else replace(config.losses, code_weight=0.0)
+    student = CompactMetricTrainer(losses, classes=classes, encoder=encoder)
     trainer: Trainer = student
-    if held is not None and alignment is not None:
-        trainer = CompatibleTrainer(
-            student, alignment(student), old=encoder.old, codes=held.codes, code_weight=held.code_weight
-        )
+    old = np.zeros((len(features.vectors), 0), np.float32)
+    if holding is not None:
+        old = holding.old
+        trainer = CompatibleTrainer(student, holding.alignment(student), old=encoder.old, codes=holding.codes)
     result = fit(
         trainer,
         ViewStream(features, old, config, seed),
@@ -124,18 +147,11 @@ def train_heads(
         ),
         checkpoint=checkpoint,
     )
-    trained = cast("BesideOld", result.encoder)
-    return _applied(trained, features.vectors, result.seconds), list(result.history)
-
-
-class AlignmentMaker:
-    """(student) -> Alignment; a protocol, for some alignments read the student's class centres."""
-
-    def __call__(self, student: CompactMetricTrainer) -> Alignment:
-        raise NotImplementedError
+    encoded = _applied(cast("NeckedHeads", result.encoder), features.vectors, result.seconds)
+    return TrainedHeads(encoded, student.parts.embedding_centres.detach().numpy(), result.history)
 
 
 @torch.no_grad()
-def _applied(encoder: BesideOld, vectors: NDArray[np.float32], seconds: float) -> Encoded:
+def _applied(encoder: NeckedHeads, vectors: NDArray[np.float32], seconds: float) -> Encoded:
     logits, embeddings = encoder(torch.from_numpy(vectors))
     return Encoded(pack_bits(logits.numpy()), embeddings.numpy(), seconds)

@@ -1,0 +1,105 @@
+"""The ways to train a new encoder that the experiment compares: this method, its zero, free training, and rivals."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ml.experiments.compatible.heads import HeadConfig
+from ml.methods.compact_metric import CompactMetricTrainer
+from ml.methods.compatible.alignment import Alignment
+from ml.methods.compatible.config import Compatibility
+from ml.methods.compatible.old_space import OldSpace
+from ml.methods.compatible.perturbation import PrototypeAlignment
+from ml.methods.compatible.rivals import (
+    BctAlignment,
+    HotRefreshAlignment,
+    LceAlignment,
+    UniBctAlignment,
+)
+from ml.methods.compatible.rivals_adversarial import AdvBctAlignment
+
+Rule = Literal["free", "prototypes", "bct", "unibct", "lce", "hot-refresh", "advbct"]
+
+CLAIMED_SEEDS, DESCRIBED_SEEDS = 10, 3
+OLD, FREE, PLAIN, NDPP, ODPP = "old", "independent", "prototype-bct", "ndpp", "odpp"
+STRENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # 0 is `prototype-bct`
+NOISES = (0.1, 0.2, 0.4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One row. is_whole: code stage and fused answer are measured too, which takes longer."""
+
+    name: str
+    rule: Rule = "prototypes"
+    settings: Compatibility = field(default_factory=Compatibility)
+    seeds: int = DESCRIBED_SEEDS
+    is_whole: bool = False
+
+    def as_values(self) -> dict[str, Any]:
+        """What decides the encoder, for a run's identity."""
+        settings = asdict(self.settings) if self.rule == "prototypes" else {}
+        return {"rule": self.rule, "settings": settings, "is_whole": self.is_whole}
+
+    def alignment(
+        self,
+        space: OldSpace,
+        rows: NDArray[np.float32],
+        known: NDArray[np.bool_],
+        heads: HeadConfig,
+        seed: int,
+    ) -> Callable[[CompactMetricTrainer], Alignment]:
+        """rows (C, D): the old encoder's classifier; known (C,): which of them it learned."""
+
+        def made(student: CompactMetricTrainer) -> Alignment:
+            match self.rule:
+                case "bct":
+                    return BctAlignment(space, torch.from_numpy(rows), torch.from_numpy(known))
+                case "unibct":
+                    return UniBctAlignment(space)
+                case "lce":
+                    return LceAlignment(space, student.parts.embedding_centres)
+                case "hot-refresh":
+                    return HotRefreshAlignment(space)
+                case "advbct":
+                    return AdvBctAlignment(space, epochs=heads.epochs, steps_per_epoch=heads.steps, seed=seed)
+                case _:
+                    return PrototypeAlignment(space, self.settings, seed=seed)
+
+        return made
+
+
+def claimed_arms(seeds: int = CLAIMED_SEEDS) -> Iterator[Arm]:
+    """What claims name."""
+    yield Arm(name=FREE, rule="free", seeds=seeds, is_whole=True)
+    yield Arm(name=PLAIN, settings=Compatibility(kind="none"), seeds=seeds, is_whole=True)
+    yield Arm(name=NDPP, settings=Compatibility(kind="ndpp"), seeds=seeds, is_whole=True)
+    yield Arm(name=ODPP, settings=Compatibility(kind="odpp"), seeds=seeds, is_whole=True)
+
+
+def rivals() -> Iterator[Arm]:
+    """Published ones, described."""
+    yield Arm(name="bct", rule="bct")
+    yield Arm(name="unibct", rule="unibct")
+    yield Arm(name="lce", rule="lce")
+    yield Arm(name="hot-refresh", rule="hot-refresh")
+    yield Arm(name="advbct", rule="advbct")
+
+
+def strengths(seeds: int) -> Iterator[Arm]:
+    """NDPP's curve."""
+    for strength in STRENGTHS:
+        yield Arm(name=f"ndpp {strength:g}", settings=Compatibility(strength=strength), seeds=seeds)
+
+
+def variants() -> Iterator[Arm]:
+    """What each part is worth: ours with one thing changed."""
+    ndpp, odpp = Compatibility(kind="ndpp"), Compatibility(kind="odpp")
+    yield Arm(name="ndpp, positives alone", settings=replace(ndpp, has_perturbed_negatives=False))
+    yield Arm(name="odpp, all perturbed", settings=replace(odpp, has_perturbed_negatives=True))
+    yield Arm(name="ndpp, old neighbours alone", settings=replace(ndpp, new_strength=0.0))
+    yield Arm(name="ndpp, new neighbours alone", settings=replace(ndpp, strength=0.0))
