@@ -56,6 +56,15 @@ class Flips(NamedTuple):
     positive: Values
 
 
+class OldShares(NamedTuple):
+    """Per query (Q,) in [0, 1]: share of old entries among its best answers, and among its relevant entries, which is
+    what producers that are treated alike come to on the mean. NaN without a relevant entry.
+    """
+
+    found: Values
+    expected: Values
+
+
 class Pointwise(NamedTuple):
     """Share of pairs, in [0, 1], that meet the strict definition: of all, of one class, of two. NaN without a pair."""
 
@@ -120,6 +129,21 @@ def relative_flip_rate(old_right: Values, new_right: Values) -> float:
     both = ~np.isnan(negative)
     expected = mean_of(old_right[both])[0] * (1 - mean_of(new_right[both])[0])
     return mean_of(negative)[0] / expected if expected > 0 else math.nan
+
+
+def old_shares(scores: Values, relevant: Flags, is_old: Flags, *, top: int = 10) -> OldShares:
+    """Of the `top` highest scores (Q, N) in a gallery of several producers, ties to the lower column.
+
+    relevant (Q, N); is_old (N,): of an older producer. A gallery of fewer entries than `top` is answered with whole.
+    """
+    if scores.shape != relevant.shape or scores.shape[1:] != is_old.shape:
+        raise ValueError(
+            f"shapes differ: scores {scores.shape}, relevant {relevant.shape}, is_old {is_old.shape}"
+        )
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    wanted = relevant.sum(axis=1)
+    expected = np.where(wanted > 0, (relevant & is_old).sum(axis=1) / np.maximum(1, wanted), np.nan)
+    return OldShares(np.where(wanted > 0, is_old[best].mean(axis=1), np.nan), expected)
 
 
 def sampled_pairs(

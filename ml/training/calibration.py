@@ -78,7 +78,13 @@ def calibrate(
     """
     if unknown.relevant.any():
         raise ValueError("open-set queries must have no relevant entry in the gallery")
-    fusion = fit_fusion(known, unseen, is_cautious=is_cautious)
+    return calibration_of(fit_fusion(known, unseen, is_cautious=is_cautious), known, unknown, unknown_groups)
+
+
+def calibration_of(
+    fusion: Fusion, known: Similarities, unknown: Similarities, unknown_groups: tuple[str, ...]
+) -> Calibration:
+    """The thresholds and the pool that belong to a fusion; arguments as for `calibrate`."""
     strong = strong_threshold(
         OpenSet(fusion.probability(unknown.code, unknown.cosine).max(axis=1), unknown_groups)
     )
@@ -111,7 +117,7 @@ def fit_fusion(
     """
     qualities = [
         sum(
-            _ranking_quality((1 - mix) * pairs.code + mix * pairs.cosine, pairs.relevant)
+            ranking_quality((1 - mix) * pairs.code + mix * pairs.cosine, pairs.relevant)
             for pairs in (known, unseen)
         )
         for mix in mixes
@@ -184,7 +190,7 @@ def rankings(scores: Floats, relevant: Flags) -> Iterator[Ranking]:
         yield Ranking(row_scores[order], row_relevant[order])
 
 
-def _ranking_quality(scores: Floats, relevant: Flags) -> float:
+def ranking_quality(scores: Floats, relevant: Flags) -> float:
     """Mean over queries of (Recall@1 + average precision) / 2, in [0, 1]."""
     found = [
         (recall_at(ranking, 1) + average_precision(ranking)) / 2 for ranking in rankings(scores, relevant)

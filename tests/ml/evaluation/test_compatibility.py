@@ -10,6 +10,7 @@ from ml.evaluation.compatibility import (
     Figures,
     empirical_criterion,
     flips,
+    old_shares,
     pointwise_shares,
     relative_flip_rate,
     sampled_pairs,
@@ -197,3 +198,18 @@ def test_sampled_pairs_are_half_of_one_class_and_stay_the_same() -> None:
     assert len(np.unique(pairs[:, 0])) > 25
     alone = sampled_pairs(np.array([0, 0]), np.array([0, 0, 0]), count=10, seed=0)
     assert len(alone) == 5  # there is no other class
+
+
+def test_old_entries_have_the_share_of_the_best_answers_that_is_counted_by_hand() -> None:
+    is_old = np.array([True, True, False, False, False])
+    scores = np.array([[5.0, 4, 3, 2, 1], [1, 2, 3, 4, 5], [3, 3, 3, 3, 3], [5, 4, 3, 2, 1]])
+    relevant = np.array([[1, 0, 1, 0, 0], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], np.bool_)
+
+    shares = old_shares(scores, relevant, is_old, top=4)
+
+    assert shares.found[:3].tolist() == [2 / 4, 1 / 4, 2 / 4]  # equal scores: the lower column first
+    assert shares.expected[:3].tolist() == [1 / 2, 1 / 4, 1.0]
+    assert np.isnan([shares.found[3], shares.expected[3]]).all()  # nothing to find
+    assert old_shares(scores, relevant, is_old).found[:3].tolist() == [2 / 5] * 3  # fewer than ten entries
+    with pytest.raises(ValueError, match=r"scores \(4, 5\), relevant \(4, 5\), is_old \(4,\)"):
+        old_shares(scores, relevant, is_old[:4])
