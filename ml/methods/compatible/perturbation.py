@@ -101,12 +101,17 @@ class PrototypeAlignment:
             )  # fmt: skip
         else:
             moved = self._spread(epoch, new)
-        turned = math.degrees(float(angles_between(state.perturbed, moved)[self.old.known].mean()))
-        if epoch > config.warmup_epochs and turned > config.steady_degrees:
-            moved = F.normalize(state.perturbed + moved, dim=1)
-        state.perturbed.copy_(config.guard.applied(self.old, moved))
-        angles = angles_between(self.old.prototypes, state.perturbed)[self.old.known]
-        state.moved.fill_(math.degrees(float(angles.mean())))
+        moved = config.guard.applied(self.old, moved)
+        is_unsteady = self._mean_degrees(state.perturbed, moved) > config.steady_degrees
+        if epoch > config.warmup_epochs and is_unsteady:
+            moved = F.normalize(state.perturbed + moved, dim=1)  # between two that are allowed: allowed
+        state.perturbed.copy_(moved)
+        state.moved.fill_(self._mean_degrees(self.old.prototypes, moved))
+
+    def _mean_degrees(self, first: Tensor, second: Tensor) -> float:
+        """Over classes that have a prototype; 0 when none has."""
+        angles = angles_between(first, second)[self.old.known]
+        return math.degrees(float(angles.sum()) / max(1, len(angles)))
 
     def _spread(self, epoch: int, new: Tensor | None) -> Tensor:
         """Displacements go on from where the last refresh left them."""
