@@ -15,5 +15,6 @@ EXPERIMENTS = {  # the command's name -> module:object
     "compact": "ml.experiments.compact:EXPERIMENT",
     "twin-bottleneck": "ml.experiments.twin_bottleneck:EXPERIMENT",
     "lifelong": "ml.experiments.lifelong.study:EXPERIMENT",
+    "compatible": "ml.experiments.compatible.study:EXPERIMENT",
     "corrector": "ml.experiments.corrector.study:EXPERIMENT",
 }

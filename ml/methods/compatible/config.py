@@ -16,8 +16,9 @@ class Compatibility:
 
     kind: Kind = "ndpp"
     weight: float = 1.0  # of the alignment loss beside the encoder's own, >= 0
-    temperature: float = 0.05  # cosine units, > 0
-    has_perturbed_negatives: bool = False  # perturbed prototypes stand for other classes too
+    temperature: float = 0.1  # cosine units, > 0
+    # Whether perturbed prototypes stand for other classes too, and not for the own class alone; None: for NDPP.
+    has_perturbed_negatives: bool | None = None
     # NDPP: how far from old neighbours; "auto" as far as the old geometry bears (`automatic_strength`); >= 0.
     strength: float | Literal["auto"] = "auto"
     new_strength: float = 0.1  # NDPP: how far from other classes' new prototypes, >= 0
@@ -53,6 +54,12 @@ class Compatibility:
                 f"warmup_epochs is {self.warmup_epochs} (>= 0), neighbours {self.neighbours} and refresh_epochs "
                 f"{self.refresh_epochs} (>= 1, or None)"
             )
+
+    @property
+    def perturbs_negatives(self) -> bool:
+        """What `has_perturbed_negatives` comes to. Chosen on validation queries, for each kind."""
+        chosen = self.has_perturbed_negatives
+        return self.kind == "ndpp" if chosen is None else chosen
 
     @property
     def period(self) -> int:

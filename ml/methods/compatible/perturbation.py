@@ -78,7 +78,7 @@ class PrototypeAlignment:
         since = epoch - config.warmup_epochs
         if config.kind != "none" and (epoch == 0 or (since >= 0 and since % config.period == 0)):
             self._refresh(epoch, new=self.state.new if since >= 0 else None)
-        negatives = self.state.perturbed if config.has_perturbed_negatives else self.old.prototypes
+        negatives = self.state.perturbed if config.perturbs_negatives else self.old.prototypes
         positives = self.old.prototypes if config.kind == "none" else self.state.perturbed
         self._targets = Targets(positives, negatives, self.old.known)
 
