@@ -166,7 +166,7 @@ def train_encoder(
     trainer = _trainer(recipe, images, compiled=compiled)
     if initial is not None:
         load_weights(trainer.encoder(), initial)
-    learner = _held(_wrapped(trainer, recipe, images, teacher), recipe, stored)
+    learner = _wrapped(trainer, recipe, images, teacher, stored)
     batches = BatchSource(
         images, recipe.sampling, recipe.augmentation, seed=recipe.seed, epochs=recipe.fit.epochs
     )
@@ -201,13 +201,15 @@ def _wrapped(
     recipe: Recipe,
     images: ImageSet,
     teacher: ImageEncoder | None,
+    stored: Stored | None,
 ) -> Trainer:
-    """What else the new encoder learns from."""
+    """What else the new encoder learns from. Hard negatives last: who looks for them runs the heads again."""
     learner: Trainer = trainer
     if teacher is not None:
         if not isinstance(trainer, CompactMetricTrainer):
             raise ValueError("a teacher teaches the compact method only")
         learner = DistillationTrainer(DistillationConfig(), teacher, student=trainer)
+    learner = _held(learner, recipe, stored)
     if recipe.negatives is None:
         return learner
     shown = labelled(images)
@@ -244,8 +246,10 @@ def _subject(recipe: Recipe, stored: Stored | None) -> str:
     """What a checkpoint must agree on beside the fit's own settings."""
     told = [] if recipe.negatives is None else [f"with {recipe.negatives}"]
     if stored is not None:
-        digest = hashlib.sha256(stored.space.prototypes.numpy().tobytes()).hexdigest()
-        told.append(f"held to {digest} by {recipe.compatibility}")
+        digest = hashlib.sha256(stored.space.prototypes.numpy().tobytes())
+        if stored.codes is not None:
+            digest.update(stored.codes.pairs.targets.numpy().tobytes())
+        told.append(f"held to {digest.hexdigest()} by {recipe.compatibility}")
     return ", ".join(told)
 
 
