@@ -17,7 +17,8 @@ from ml.base_version.writing import write_trained
 from ml.data.images import load_images
 from ml.data.reserved import load_reserved
 from ml.methods.compatible.config import Compatibility, Kind
-from ml.methods.compatible.perturbation import PrototypeAlignment
+from ml.methods.compatible.old_space import OldSpace
+from ml.methods.compatible.perturbation import automatic_strength
 from ml.onnx_encoder import open_encoder_of
 from ml.training.loop import Progress
 
@@ -119,10 +120,19 @@ def note_of(trained: Trained, stored: Stored, parent: Bundle) -> dict[str, Any]:
     return {
         "parent": parent.digest,
         "alignment": _alignment_of(settings),
-        "strength": PrototypeAlignment(stored.space, settings).strength if settings.kind == "ndpp" else None,
+        "strength": _strength(stored.space, settings),
         "perturbed_degrees": degrees,
         "perturbed_degrees_in_all": moved_degrees(parent) + degrees,
     }
+
+
+def _strength(space: OldSpace, settings: Compatibility) -> float | None:
+    """What the alignment made of "auto"."""
+    if settings.kind != "ndpp":
+        return None
+    if not isinstance(settings.strength, str):
+        return settings.strength
+    return automatic_strength(space, settings.guard, settings.neighbours or space.neighbours())
 
 
 def _alignment_of(settings: Compatibility) -> str:

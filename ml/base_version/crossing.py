@@ -6,26 +6,30 @@ from math import isnan
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ml.artifacts import Bundle
 from ml.base_version.measure import (
     Stages,
-    calibrations_of,
     figures_of,
     fusion_of,
     report,
     similarities,
     stage_values,
 )
-from ml.base_version.sets import EncodedParts, EncodedSet
+from ml.base_version.sets import EncodedParts, EncodedSet, joined
 from ml.evaluation.compatibility import flips, relative_flip_rate
 from ml.evaluation.metrics import mean_of
+from ml.evaluation.two_stage import CodedSet
 from ml.methods.compatible.alignment import in_old_space
 from ml.protocol import Calibration
+from ml.training.producer_calibration import Asked, producer_calibrations
 
 OWN = "self"  # the producer of a version's own entries, in its manifest
 Choice = Callable[[EncodedParts], EncodedSet]
+Names = NDArray[np.object_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,27 @@ class Crossing:
     def calibrations(self) -> dict[str, Calibration]:
         """Of the new encoder's queries: "self" against its own entries, the parent's digest against the parent's.
 
-        Raises ValueError, naming the producer, where the similarities tell nothing apart.
+        The first is what the version would have alone, the second treats the parent's entries alike beside it. Raises
+        ValueError, naming the producer, where the similarities tell nothing apart.
         """
-        own = calibrations_of(self.new, {OWN: self.new})
-        return own | calibrations_of(self._narrow(), {self.parent.digest: self.old})
+        narrow, own, old = self._narrow(), self.new.choosing(), self.old.choosing()
+        asking, as_seen = joined(self.new.known, self.new.unknown), joined(narrow.known, narrow.unknown)
+        labels = _numbered(asking.names, own.names)
+        place = np.arange(len(asking)) - len(self.new.known)  # among the unknown, which are entries too
+        asked = Asked(
+            queries=CodedSet(asking.signs, np.hstack([asking.embeddings, as_seen.embeddings])),
+            labels=labels[: len(asking)],
+            unseen=place >= 0,
+            groups=asking.packs,
+            own=np.where(place >= 0, len(self.new.training) + place, -1),
+        )
+        # Side by side, so that each producer's entries meet the queries as wide as they are themselves.
+        wide, width = own.embeddings.shape[1], old.embeddings.shape[1]
+        producers = {
+            OWN: CodedSet(own.signs, np.pad(own.embeddings, ((0, 0), (0, width)))),
+            self.parent.digest: CodedSet(old.signs, np.pad(old.embeddings, ((0, 0), (wide, 0)))),
+        }
+        return producer_calibrations(asked, labels[len(asking) :], producers)
 
     def report(self, calibration: Mapping[str, Calibration]) -> dict[str, Any]:
         """Both self-tests and the cross-test on validation and on test queries, and the cross-test in full."""
@@ -89,6 +110,12 @@ def compatibility_summary(*, old: Stages, cross: Stages, own: Stages) -> dict[st
             "relative": None if isnan(relative) else round(relative, 4),
         },
     }
+
+
+def _numbered(queries: Names, entries: Names) -> NDArray[np.int64]:
+    """Equal names by equal numbers: of all queries, then of all entries."""
+    _, numbers = np.unique(np.concatenate([queries, entries]).astype(str), return_inverse=True)
+    return np.asarray(numbers, np.int64)
 
 
 def _answers(queries: EncodedSet, gallery: EncodedSet, calibration: Calibration) -> Stages:

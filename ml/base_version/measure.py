@@ -35,36 +35,10 @@ def without_self(pairs: Similarities, first: int) -> Similarities:
     return Similarities(code=code, cosine=cosine, relevant=relevant)
 
 
-def calibrations_of(asking: EncodedParts, producers: Mapping[str, EncodedParts]) -> dict[str, Calibration]:
-    """One for the entries of each producer, fitted on known and unknown validation queries.
-
-    Raises ValueError, naming the producer, where the similarities tell nothing apart.
-    """
-    found = {}
-    for name, stored in producers.items():
-        try:
-            found[name] = calibrate(*_choosing_pairs(asking, stored), asking.unknown.packs)
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-            raise ValueError(f"entries made by {name!r} cannot be calibrated: {error}") from error
-    return found
-
-
-def _choosing_pairs(
-    asking: EncodedParts, stored: EncodedParts
-) -> tuple[Similarities, Similarities, Similarities]:
-    """Queries of trained classes, of classes that only the gallery holds, and of classes that it lacks."""
-    gallery = stored.choosing()
-    return (
-        similarities(asking.known, gallery),
-        without_self(similarities(asking.unknown, gallery), len(stored.training)),
-        similarities(asking.unknown, gallery, hide_own_class=True),
-    )
-
-
 def calibrate_and_report(encoder: Encoder, parts: Parts) -> tuple[Calibration, dict[str, Any]]:
     """Fit the calibration on known and unknown validation queries, then measure once on what is held out."""
     own = encode_parts(encoder, parts)
-    calibration = calibrations_of(own, {"self": own})["self"]
+    calibration = calibrate(*_choosing_pairs(own, own), own.unknown.packs)
     metrics = report(own, own, calibration)
     for name, part in (("reserved_classes", parts.reserved), ("unlabelled_extra", parts.distractors)):
         if part:
@@ -95,6 +69,18 @@ def report(asking: EncodedParts, stored: EncodedParts, calibration: Calibration)
             "test_wrong_best": _strong(asking.queries, test_pairs, fusion, calibration, correct=False),
         },
     }
+
+
+def _choosing_pairs(
+    asking: EncodedParts, stored: EncodedParts
+) -> tuple[Similarities, Similarities, Similarities]:
+    """Queries of trained classes, of classes that only the gallery holds, and of classes that it lacks."""
+    gallery = stored.choosing()
+    return (
+        similarities(asking.known, gallery),
+        without_self(similarities(asking.unknown, gallery), len(stored.training)),
+        similarities(asking.unknown, gallery, hide_own_class=True),
+    )
 
 
 def fusion_of(calibration: Calibration) -> Fusion:

@@ -16,7 +16,7 @@ from ml.data.sampling import BatchSource, SamplingConfig
 from ml.methods import compact_metric, twin_bottleneck
 from ml.methods.compact_metric import CompactMetricTrainer
 from ml.methods.compatible.config import Compatibility
-from ml.methods.compatible.old_space import OldSpace
+from ml.methods.compatible.old_space import OldSpace, StoredEntries
 from ml.methods.compatible.perturbation import PrototypeAlignment
 from ml.methods.compatible.training import CompatibleTrainer, HeldCodes
 from ml.methods.corrector.beside import HardNegativesTrainer
@@ -71,6 +71,8 @@ class Recipe:
         What is off is left out: what was known by its recipe before there was any of it still is.
         """
         values = asdict(self)
+        if self.compatibility is not None:
+            values["compatibility"] = self.compatibility.as_values()
         for name in ("negatives", "compatibility"):
             if values[name] is None:
                 del values[name]
@@ -103,11 +105,13 @@ def recipe_of(architecture: str, *, method: str = "compact") -> Recipe:
 class Stored:
     """What an older version stored, as a new encoder is held to it. Classes are those of the training images.
 
-    space: prototypes of its embeddings. codes: None where the new code head is free.
+    space: prototypes of its embeddings. codes: None where the new code head is free. entries: the embeddings
+    themselves, for a compatibility with them too.
     """
 
     space: OldSpace
     codes: HeldCodes | None = None
+    entries: StoredEntries | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +242,7 @@ def _held(learner: Trainer, recipe: Recipe, stored: Stored | None) -> Trainer:
     settings = recipe.compatibility
     if stored is None or settings is None:
         return learner
-    alignment = PrototypeAlignment(stored.space, settings, seed=recipe.seed)
+    alignment = PrototypeAlignment(stored.space, settings, entries=stored.entries, seed=recipe.seed)
     return CompatibleTrainer(learner, alignment, codes=stored.codes, code_weight=settings.code_weight)
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from ml.base_version.recipe import Stored
 from ml.evaluation.retrieval import signs_of
-from ml.methods.compatible.old_space import OldSpace
+from ml.methods.compatible.old_space import OldSpace, StoredEntries
 from ml.methods.compatible.training import HeldCodes
 from ml.methods.lifelong.labels import Centring, LabelRegistry
 from ml.methods.lifelong.statistics import CodeStatistics, label_totals
@@ -37,6 +37,7 @@ def stored_of(
     return Stored(
         space=OldSpace.of(torch.from_numpy(embeddings), torch.from_numpy(labels), len(names)),
         codes=HeldCodes(pairs=stored_pairs(totals, registry, classes, centring), words=words),
+        entries=StoredEntries(torch.from_numpy(embeddings), torch.from_numpy(labels)),
     )
 
 

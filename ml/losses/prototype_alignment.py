@@ -47,3 +47,25 @@ def prototype_alignment_loss(
     wanted = (embeddings * positives[own]).sum(dim=1)
     logits = logits.scatter(1, own[:, None], wanted[:, None])
     return F.cross_entropy(logits / temperature, own)
+
+
+def entry_alignment_loss(
+    embeddings: Tensor, entries: Tensor, entry_labels: Tensor, labels: Tensor, *, temperature: float
+) -> Tensor:
+    """Mean over images of -log of the share that stored entries of the image's class have in softmax(cosine / t).
+
+    embeddings (B, D) unit, from the new encoder; entries (n, D) unit, stored, without gradient; labels (B,) and
+    entry_labels (n,), -1 is left out. 0 for a batch whose classes have no entry. Any near entry of the class will do:
+    unlike a prototype, that asks nothing of how the class lies. Source: neighbourhood components analysis
+    (Goldberger et al., NeurIPS 2004) with the queries of one encoder and the entries of another; ours as an alignment.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}, it must be above 0")
+    same = (labels[:, None] == entry_labels) & (labels >= 0)[:, None]
+    kept = same.any(dim=1)
+    if not bool(kept.any()):
+        return embeddings.sum() * 0
+    similarities = embeddings[kept] @ entries.detach().T / temperature  # (b, n)
+    similarities = similarities.masked_fill(entry_labels < 0, -torch.inf)
+    own = similarities.masked_fill(~same[kept], -torch.inf)
+    return (torch.logsumexp(similarities, dim=1) - torch.logsumexp(own, dim=1)).mean()

@@ -1,18 +1,18 @@
 """The ways to train a new encoder that the experiment compares: this method, its zero, free training, and rivals."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ml.base_version.recipe import Stored
 from ml.experiments.compatible.heads import HeadConfig
 from ml.methods.compact_metric import CompactMetricTrainer
 from ml.methods.compatible.alignment import Alignment
 from ml.methods.compatible.config import Compatibility
-from ml.methods.compatible.old_space import OldSpace
 from ml.methods.compatible.perturbation import PrototypeAlignment
 from ml.methods.compatible.rivals import (
     BctAlignment,
@@ -24,8 +24,10 @@ from ml.methods.compatible.rivals_adversarial import AdvBctAlignment
 
 Rule = Literal["free", "prototypes", "bct", "unibct", "lce", "hot-refresh", "advbct"]
 
-CLAIMED_SEEDS, DESCRIBED_SEEDS = 10, 3
+CLAIMED_SEEDS, OURS_SEEDS, CURVE_SEEDS, DESCRIBED_SEEDS = 10, 5, 5, 3
+WHOLE_SEEDS = 5  # of which codes and fused answers are measured too
 OLD, FREE, PLAIN, NDPP, ODPP = "old", "independent", "prototype-bct", "ndpp", "odpp"
+OURS = "ours: ndpp and stored entries"
 STRENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # 0 is `prototype-bct`
 NOISES = (0.1, 0.2, 0.4)
 
@@ -42,18 +44,23 @@ class Arm:
 
     def as_values(self) -> dict[str, Any]:
         """What decides the encoder, for a run's identity."""
-        settings = asdict(self.settings) if self.rule == "prototypes" else {}
+        settings = self.settings.as_values() if self.rule == "prototypes" else {}
         return {"rule": self.rule, "settings": settings, "is_whole": self.is_whole}
+
+    def at(self, seed: int) -> "Arm":
+        """As it is measured with this seed."""
+        return self if seed < WHOLE_SEEDS else replace(self, is_whole=False)
 
     def alignment(
         self,
-        space: OldSpace,
+        stored: Stored,
         rows: NDArray[np.float32],
         known: NDArray[np.bool_],
         heads: HeadConfig,
         seed: int,
     ) -> Callable[[CompactMetricTrainer], Alignment]:
         """rows (C, D): the old encoder's classifier; known (C,): which of them it learned."""
+        space = stored.space
 
         def made(student: CompactMetricTrainer) -> Alignment:
             match self.rule:
@@ -68,7 +75,7 @@ class Arm:
                 case "advbct":
                     return AdvBctAlignment(space, epochs=heads.epochs, steps_per_epoch=heads.steps, seed=seed)
                 case _:
-                    return PrototypeAlignment(space, self.settings, seed=seed)
+                    return PrototypeAlignment(stored.space, self.settings, entries=stored.entries, seed=seed)
 
         return made
 
@@ -79,6 +86,11 @@ def claimed_arms(seeds: int = CLAIMED_SEEDS) -> Iterator[Arm]:
     yield Arm(name=PLAIN, settings=Compatibility(kind="none"), seeds=seeds, is_whole=True)
     yield Arm(name=NDPP, settings=Compatibility(kind="ndpp"), seeds=seeds, is_whole=True)
     yield Arm(name=ODPP, settings=Compatibility(kind="odpp"), seeds=seeds, is_whole=True)
+
+
+def ours(seeds: int = OURS_SEEDS) -> Arm:
+    """The variant of our own."""
+    return Arm(name=OURS, settings=Compatibility(kind="ndpp", entry_weight=1.0), seeds=seeds, is_whole=True)
 
 
 def rivals() -> Iterator[Arm]:
@@ -103,3 +115,6 @@ def variants() -> Iterator[Arm]:
     yield Arm(name="odpp, all perturbed", settings=replace(odpp, has_perturbed_negatives=True))
     yield Arm(name="ndpp, old neighbours alone", settings=replace(ndpp, new_strength=0.0))
     yield Arm(name="ndpp, new neighbours alone", settings=replace(ndpp, strength=0.0))
+    unmoved = Compatibility(kind="none", entry_weight=1.0)
+    yield Arm(name=f"{OURS}, nothing perturbed", settings=unmoved)
+    yield Arm(name=f"{OURS}, no prototypes", settings=replace(unmoved, weight=0.0))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,13 @@ class Moved:
     log_errors: NDArray[np.float32]
 
 
+class Found(NamedTuple):
+    """Mean average precision over the full ranking: of every query, and of those of classes that were never learned."""
+
+    every: float
+    unseen: float
+
+
 def planned_backfill(free: Task, compatible: Task) -> list[PlannedRun]:
     """Both rows; the tasks are of one place and seed, and their runs keep their vectors."""
     return [_planned(free, FORWARD), _planned(compatible, PARTIAL)]
@@ -109,8 +116,12 @@ def forward_values(pair: Pair, config: ForwardConfig, seed: int) -> dict[str, Va
         "fastfill": fastfill.embeddings, "full": pair.new,
     }  # fmt: skip
     values: dict[str, Value] = {"fitted_to": len(pair.learned), "entries": len(pair.split.final.gallery)}
-    values["old_map"] = found_map(pair, pair.stored.embeddings, every, asking=pair.stored.embeddings)
-    values |= {f"{name}_map": found_map(pair, entries, every) for name, entries in states.items()}
+    old = found_map(pair, pair.stored.embeddings, every, asking=pair.stored.embeddings)
+    for name, found in {
+        "old": old,
+        **{name: found_map(pair, own, every) for name, own in states.items()},
+    }.items():
+        values |= {f"{name}_map": found.every, f"{name}_map_unseen": found.unseen}
     values |= curves(pair, "fastfill", fastfill.embeddings, orders(pair, fastfill, seed, has_errors=True))
     return values | curves(pair, "fct", beside.embeddings, orders(pair, beside, seed, has_errors=False))
 
@@ -140,7 +151,8 @@ def orders(pair: Pair, moved: Moved, seed: int, *, has_errors: bool) -> dict[str
 
 
 def curves(pair: Pair, name: str, start: Embeddings, ordered: Mapping[str, Ids]) -> dict[str, Value]:
-    """`map_<name>_<order>_<percent>` of evenly spaced queries, and `area_<name>_<order>`, their mean over shares.
+    """`map_<name>_<order>_<percent>` of evenly spaced queries, and `area_<name>_<order>`, their mean over shares;
+    `area_unseen_<name>_<order>`: that of queries of classes that were never learned.
 
     start (N, D): what entries are until they are encoded anew.
     """
@@ -154,18 +166,19 @@ def curves(pair: Pair, name: str, start: Embeddings, ordered: Mapping[str, Ids])
             encoded = rows[first_of(own, share)]
             entries[encoded] = pair.new[encoded]
             points.append(found_map(pair, entries, queries))
-            values[f"map_{name}_{order}_{round(100 * share)}"] = points[-1]
-        values[f"area_{name}_{order}"] = float(np.mean(points))
+            values[f"map_{name}_{order}_{round(100 * share)}"] = points[-1].every
+        values[f"area_{name}_{order}"] = float(np.mean([point.every for point in points]))
+        values[f"area_unseen_{name}_{order}"] = float(np.mean([point.unseen for point in points]))
     return values
 
 
-def found_map(pair: Pair, entries: Embeddings, queries: Ids, *, asking: Embeddings | None = None) -> float:
-    """Mean over `queries`, positions in the task's, of average precision over the full ranking; entries (N, D)."""
+def found_map(pair: Pair, entries: Embeddings, queries: Ids, *, asking: Embeddings | None = None) -> Found:
+    """Of `queries`, positions in the task's; entries (N, D)."""
     task = pair.split.final
     vectors = (pair.new if asking is None else asking)[task.queries[queries]]
     found = retrieval_values(vectors, task.query_labels[queries], entries[task.gallery], task.gallery_labels)
     assert found.map is not None
-    return mean_of(found.map)[0]
+    return Found(mean_of(found.map)[0], mean_of(found.map[task.query_unseen[queries]])[0])
 
 
 def _planned(task: Task, name: str) -> PlannedRun:

@@ -24,14 +24,17 @@ ORDERS = {
 }  # fmt: skip
 STATES_NOTE = (
     "mAP by embeddings in points, means over seeds; queries are of the independent encoder, but those of the old "
-    "system. Maps are fitted to the entries that the new encoder learned from; side information: what the old trunk "
-    "says of an image, kept beside its embedding. In brackets: share of the full backfill's gain over the old system."
+    "system. Maps are fitted to the entries that the new encoder learned from, FastFill's with their labels: it may do "
+    "better than a full backfill on these entries, which says nothing of entries without a label. `unseen`: queries of "
+    "held-out classes, which no encoder and no map has seen. Side information: what the old trunk says of an image, kept beside "
+    "its embedding. In brackets: share of the full backfill's gain over the old system."
 )
 AREAS_NOTE = (
     "mAP by embeddings in points, mean over the shares 0, 10 %, … 100 % of the gallery that are encoded anew, and over "
     "seeds; evenly spaced queries. The first two galleries are mapped forward and asked by the independent encoder; "
     "the third is as the old encoder left it, asked by the compatible one. Predicted error: what FastFill expects; "
-    "class mean: what lies farthest from it first; true error: what no one knows beforehand."
+    "class mean: what lies farthest from it first; true error: what no one knows beforehand. In brackets: queries of "
+    "held-out classes."
 )
 
 
@@ -41,7 +44,10 @@ def backfill_tables(evidence: Evidence) -> list[Row]:
     tables: list[Row] = [
         {
             "title": "Stored embeddings mapped forward to an independent encoder", "note": STATES_NOTE,
-            "rows": [_states(evidence, setting) for setting in settings if _has(evidence, setting, FORWARD)],
+            "rows": [
+                _states(evidence, setting, end)
+                for setting in settings for end in ("", "_unseen") if _has(evidence, setting, FORWARD)
+            ],
         },
         {
             "title": "Partial backfill, by order", "note": AREAS_NOTE,
@@ -66,10 +72,10 @@ def backfill_settings(evidence: Evidence) -> list[str]:
     return list(dict.fromkeys(str(row["setting"]) for row in evidence.rows if row["name"] in named))
 
 
-def _states(evidence: Evidence, setting: str) -> Row:
-    found = {state: _mean(evidence, (setting, FORWARD), f"{state}_map") for state in STATES}
+def _states(evidence: Evidence, setting: str, end: str) -> Row:
+    found = {state: _mean(evidence, (setting, FORWARD), f"{state}_map{end}") for state in STATES}
     old, full = found["old"], found["full"]
-    shown: Row = {"setting": _titled(setting)}
+    shown: Row = {"setting": _titled(setting), "queries": "unseen" if end else "all"}
     for state, title in STATES.items():
         shown[title] = f"{100 * found[state]:.1f}"
         if state in MAPPED and full > old:
@@ -81,9 +87,14 @@ def _areas(evidence: Evidence, setting: str, gallery: str) -> Row:
     name, title = GALLERIES[gallery]
     shown: Row = {"setting": _titled(setting), "gallery": title}
     for order, heading in ORDERS.items():
-        known = gallery != "fct" or order != "predicted"  # FCT expects nothing
-        area = _mean(evidence, (setting, name), f"area_{gallery}_{order}") if known else None
-        shown[heading] = None if area is None else round(100 * area, 1)
+        if gallery == "fct" and order == "predicted":  # FCT expects nothing
+            shown[heading] = None
+            continue
+        area, unseen = (
+            100 * _mean(evidence, (setting, name), f"{metric}_{gallery}_{order}")
+            for metric in ("area", "area_unseen")
+        )
+        shown[heading] = f"{area:.1f} ({unseen:.1f})"
     return shown
 
 

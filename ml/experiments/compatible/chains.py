@@ -87,7 +87,7 @@ def _generations(chain: Chain, arm: Arm, seed: int) -> tuple[list[Encoded], list
             assert stored.codes is not None
             own = replace(arm, settings=arm.settings.for_stage(sum(degrees)))
             every = np.ones(classes, np.bool_)
-            made = own.alignment(stored.space, heads[-1].centres, every, chain.heads, seed)
+            made = own.alignment(stored, heads[-1].centres, every, chain.heads, seed)
             holding = Holding(old.embeddings, stored.codes, made)
         trained = train_heads(
             features, chain.heads, classes=classes, seed=seed + stage * NEW_SEED, holding=holding

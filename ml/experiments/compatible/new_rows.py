@@ -61,7 +61,7 @@ def trained_arm(task: Task, old: OldSystem, checkpoint: Path | None) -> TrainedH
     holding = None
     if arm.rule != "free":
         stored = old.stored(place.split)
-        made = arm.alignment(stored.space, old.rows, old.learned, place.heads, task.seed)
+        made = arm.alignment(stored, old.rows, old.learned, place.heads, task.seed)
         assert stored.codes is not None
         holding = Holding(old.encoded.embeddings, stored.codes, made)
     return train_heads(
@@ -76,9 +76,8 @@ def _measured(task: Task, checkpoint: Path) -> RunRecord:
     heads = trained_arm(task, old, checkpoint)
     learned = learned_classes(split, task.place.upgrade.new.classes)
     values, per_query = judged_new(split, old, as_stored(heads), learned=learned, is_whole=task.arm.is_whole)
-    free: Mapping[str, Any] = (
-        values if task.arm == task.free else replace(task, arm=task.free).record().values
-    )
+    is_free = task.arm.name == task.free.name  # else it would wait for itself
+    free: Mapping[str, Any] = values if is_free else replace(task, arm=task.free).record().values
     values |= compared_with_free(values, old.record.values, free)
     values |= {name: value for name, value in heads.history[-1].items() if name == "perturbed_degrees"}
     is_kept = task.arm.name in KEPT and task.seed < KEPT_SEEDS

@@ -8,20 +8,25 @@ from ml.experiments.claims import Question
 from ml.experiments.compatible import presenting
 from ml.experiments.compatible.arms import (
     CLAIMED_SEEDS,
+    CURVE_SEEDS,
     DESCRIBED_SEEDS,
     FREE,
     NOISES,
+    OLD,
     Arm,
     claimed_arms,
+    ours,
     rivals,
     strengths,
     variants,
 )
 from ml.experiments.compatible.asking import questions_of
+from ml.experiments.compatible.backfill import planned_backfill
 from ml.experiments.compatible.chains import Chain
-from ml.experiments.compatible.new_rows import Task
+from ml.experiments.compatible.new_rows import KEPT, KEPT_SEEDS, Task
 from ml.experiments.compatible.old_rows import planned_old
 from ml.experiments.compatible.places import SMOKE, Place
+from ml.experiments.compatible.relevance import planned_relevance
 from ml.experiments.compatible.settings import ALONE, UPGRADES
 from ml.experiments.compatible.whole import planned_whole
 from ml.experiments.data import ClassSplit, Dataset, class_split, few, joined_dataset
@@ -30,6 +35,7 @@ from ml.experiments.protocol import Options, PlannedRun
 
 UNION, PACK = "union", "grocery"
 SWEPT = {(UNION, "more-data"), (PACK, "more-classes")}  # where the curve over strengths is drawn
+CHAIN_SEEDS = 5
 NOISY = "more-data"
 DIGITS_PER_CLASS = 1_000
 SMOKE_IMAGES, SMOKE_CLASSES = 12, 12
@@ -88,7 +94,7 @@ def _runs_of(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
         return
     if split.name == UNION or options.smoke:
         yield from _chain_runs(split, options)
-    yield from planned_whole(split, list(claimed_arms()), options)
+    yield from planned_whole(split, [*claimed_arms(), ours()], options)
 
 
 def _place_runs(place: Place, *, is_digits: bool) -> Iterator[PlannedRun]:
@@ -97,12 +103,14 @@ def _place_runs(place: Place, *, is_digits: bool) -> Iterator[PlannedRun]:
     if is_digits:
         yield from _arm_runs(place, claimed_arms(DESCRIBED_SEEDS))
         return
-    yield from _arm_runs(place, [*claimed_arms(), *rivals(), *variants()])
+    yield from _arm_runs(place, [*claimed_arms(), ours(), *rivals()])
     if name in SWEPT or place.options.smoke:
-        yield from _arm_runs(place, strengths(CLAIMED_SEEDS))
+        yield from _arm_runs(place, [*strengths(CURVE_SEEDS), *variants()])
+    yield from _standing_on(place)
     if name == (UNION, NOISY) or place.options.smoke:
         for share in NOISES:
-            yield from _arm_runs(replace(place, noise=share), claimed_arms(DESCRIBED_SEEDS))
+            noisy = replace(place, noise=share)
+            yield from _arm_runs(noisy, claimed_arms(DESCRIBED_SEEDS))
 
 
 def _arm_runs(place: Place, arms: Iterable[Arm]) -> Iterator[PlannedRun]:
@@ -112,7 +120,17 @@ def _arm_runs(place: Place, arms: Iterable[Arm]) -> Iterator[PlannedRun]:
     free = next(arm for arm in claimed_arms() if arm.name == FREE)
     for arm in listed:
         for seed in place.options.seeds[: arm.seeds]:
-            yield Task(place, arm, free, seed).planned()
+            yield Task(place, arm.at(seed), free.at(seed), seed).planned()
+
+
+def _standing_on(place: Place) -> Iterator[PlannedRun]:
+    """Rows that take the vectors of others: galleries part encoded anew, and mapped forward."""
+    free, ndpp = (arm for arm in claimed_arms() if arm.name in KEPT)
+    for seed in place.options.seeds[:KEPT_SEEDS]:
+        task = Task(place, ndpp, free, seed)
+        yield planned_relevance(task)
+        if place.split.name == UNION or place.options.smoke:
+            yield from planned_backfill(replace(task, arm=free), task)
 
 
 def _chain_runs(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
@@ -121,13 +139,13 @@ def _chain_runs(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
     yield from chain.trunks
     for arm in claimed_arms():
         if arm.name != FREE:
-            for seed in options.seeds[:CLAIMED_SEEDS]:
-                yield chain.planned(arm, seed)
+            for seed in options.seeds[:CHAIN_SEEDS]:
+                yield chain.planned(replace(arm, is_whole=False), seed)
 
 
 def _priority(run: PlannedRun) -> tuple[int, int]:
     """Trunks; then what claims name, seed by seed; then the rest."""
     if run.setting.endswith("/trunks"):
         return 0, 0
-    claimed = run.name in {arm.name for arm in claimed_arms()} | {"old"}
+    claimed = run.name in {OLD, *(arm.name for arm in claimed_arms())}
     return (1 if claimed else 2), run.seed

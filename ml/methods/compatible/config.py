@@ -1,7 +1,7 @@
 """Every setting of the method."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from ml.methods.compatible.guard import Guard
 from ml.methods.compatible.optimised import Spreading
@@ -17,6 +17,9 @@ class Compatibility:
     kind: Kind = "ndpp"
     weight: float = 1.0  # of the alignment loss beside the encoder's own, >= 0
     temperature: float = 0.1  # cosine units, > 0
+    # Ours: of the loss towards the class's stored entries, moved with their prototype, beside the prototype; >= 0.
+    entry_weight: float = 0.0
+    entry_temperature: float = 0.1  # cosine units, > 0
     # Whether perturbed prototypes stand for other classes too, and not for the own class alone; None: for NDPP.
     has_perturbed_negatives: bool | None = None
     # NDPP: how far from old neighbours; "auto" as far as the old geometry bears (`automatic_strength`); >= 0.
@@ -40,10 +43,11 @@ class Compatibility:
                 raise ValueError(f"strength is {self.strength!r}, allowed: 'auto' or a number >= 0")
         elif self.strength < 0:
             raise ValueError(f"strength is {self.strength}, it must be >= 0, or 'auto'")
-        if min(self.weight, self.new_strength, self.code_weight) < 0 or self.temperature <= 0:
+        weights = (self.weight, self.entry_weight, self.new_strength, self.code_weight)
+        if min(weights) < 0 or min(self.temperature, self.entry_temperature) <= 0:
             raise ValueError(
-                f"weight {self.weight}, new_strength {self.new_strength} and code_weight {self.code_weight} "
-                f"must be >= 0, temperature {self.temperature} above 0"
+                f"weight, entry_weight, new_strength and code_weight are {weights}, they must be >= 0; temperatures "
+                f"{self.temperature} and {self.entry_temperature} above 0"
             )
         if not 0 <= self.momentum < 1 or self.steady_degrees <= 0:
             raise ValueError(
@@ -54,6 +58,13 @@ class Compatibility:
                 f"warmup_epochs is {self.warmup_epochs} (>= 0), neighbours {self.neighbours} and refresh_epochs "
                 f"{self.refresh_epochs} (>= 1, or None)"
             )
+
+    def as_values(self) -> dict[str, Any]:
+        """Plain values; those of stored entries only where these count, as before there were any."""
+        values = asdict(self)
+        if self.entry_weight == 0:
+            del values["entry_weight"], values["entry_temperature"]
+        return values
 
     @property
     def perturbs_negatives(self) -> bool:

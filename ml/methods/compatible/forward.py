@@ -142,24 +142,23 @@ def fit_forward_map(
     found = ForwardMap(old.shape[1], stored.side_size, wanted.shape[1], width=config.width, seed=seed).train()
     optimiser = torch.optim.Adam(found.parameters(), weight_decay=config.weight_decay)
     generator = torch.Generator().manual_seed(seed)
-    batches = min(
-        -(-len(wanted) // config.batch), len(wanted) // 2
-    )  # two or more in each: batch norm needs them
-    step, total, warmup = 0, batches * config.epochs, round(batches * config.warmup_epochs)
-    for _ in range(config.epochs):
-        for rows in torch.tensor_split(torch.randperm(len(wanted), generator=generator), batches):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate_at(step, total, warmup, config.schedule())
-            moved, log_errors = found(old[rows], None if side is None else side[rows])
-            if rows_of is None or labels is None:
-                loss = squared_distances(moved, wanted[rows]).mean()
-            else:
-                loss = fastfill_loss(moved, wanted[rows], log_errors, rows_of, labels[rows])
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            step += 1
-    return found.eval()
+    batches = min(-(-len(wanted) // config.batch), len(wanted) // 2)  # of two or more: batch norm needs them
+    total, warmup = batches * config.epochs, round(batches * config.warmup_epochs)
+    for step in range(total):
+        if step % batches == 0:
+            order = torch.randperm(len(wanted), generator=generator).tensor_split(batches)
+        rows = order[step % batches]
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate_at(step, total, warmup, config.schedule())
+        moved, log_errors = found(old[rows], None if side is None else side[rows])
+        if rows_of is None or labels is None:
+            loss = squared_distances(moved, wanted[rows]).mean()
+        else:
+            loss = fastfill_loss(moved, wanted[rows], log_errors, rows_of, labels[rows])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return found
 
 
 def fastfill_loss(

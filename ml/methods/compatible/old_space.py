@@ -16,6 +16,14 @@ _OUTLIER = 1.5  # times the distance between quartiles
 
 
 @dataclass(frozen=True, slots=True)
+class StoredEntries:
+    """Entries that an old encoder made: embeddings (n, D) unit, labels (n,) int64, -1 for none."""
+
+    embeddings: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class OldSpace:
     """Of C classes in the D dimensions of the old encoder. prototypes (C, D) unit, zero for a class without images.
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ml.losses.prototype_alignment import Targets, prototype_alignment_loss
+from ml.losses.prototype_alignment import Targets, entry_alignment_loss, prototype_alignment_loss
 from ml.methods.compatible.alignment import Logs, Seen, in_old_space
 from ml.methods.compatible.config import Compatibility
 from ml.methods.compatible.guard import Guard, angles_between
 from ml.methods.compatible.neighbours import neighbour_driven, strengths_for
-from ml.methods.compatible.old_space import OldSpace
+from ml.methods.compatible.old_space import OldSpace, StoredEntries
 from ml.methods.compatible.optimised import spread_displacements
 
 BEARABLE = 0.5  # share of classes that the automatic strength leaves within their own limit without the guard
@@ -50,9 +50,16 @@ class _State(nn.Module):
 class PrototypeAlignment:
     """Fits ml.methods.compatible.alignment.Alignment. Labels are those of the old space's classes."""
 
-    def __init__(self, old: OldSpace, config: Compatibility, *, seed: int = 0) -> None:
-        """seed: of the order in which ODPP looks at prototypes."""
+    def __init__(
+        self, old: OldSpace, config: Compatibility, *, entries: StoredEntries | None = None, seed: int = 0
+    ) -> None:
+        """entries: those of the same classes, where config.entry_weight is above 0. seed: of the order in which ODPP
+        looks at prototypes.
+        """
+        if config.entry_weight > 0 and entries is None:
+            raise ValueError(f"entry_weight is {config.entry_weight}, but no stored entries are given")
         self.old, self.config, self.seed = old, config, seed
+        self.entries = entries if config.entry_weight > 0 else None
         self.neighbours = config.neighbours or old.neighbours()
         self.strength = (
             automatic_strength(old, config.guard, self.neighbours)
@@ -83,14 +90,30 @@ class PrototypeAlignment:
         self._targets = Targets(positives, negatives, self.old.known)
 
     def loss(self, seen: Seen) -> tuple[Tensor, Logs]:
-        """config.weight times the prototype-contrastive loss; new prototypes follow the batch."""
+        """The prototype-contrastive loss and that towards stored entries, weighted; new prototypes follow the batch."""
         embeddings = in_old_space(seen.embeddings, self.old.dimension)
         self._follow(embeddings.detach(), seen.labels)
         loss = prototype_alignment_loss(
             embeddings, self._targets, seen.labels, temperature=self.config.temperature
         )
         logs = {"alignment": float(loss.detach()), "perturbed_degrees": float(self.state.moved)}
-        return self.config.weight * loss, logs
+        loss = self.config.weight * loss
+        if self.entries is not None:
+            towards = entry_alignment_loss(
+                embeddings, self._moved_entries(self.entries), self.entries.labels, seen.labels,
+                temperature=self.config.entry_temperature,
+            )  # fmt: skip
+            loss = loss + self.config.entry_weight * towards
+            logs["entries"] = float(towards.detach())
+        return loss, logs
+
+    def _moved_entries(self, entries: StoredEntries) -> Tensor:
+        """(n, D) unit: each moved as its class's prototype is."""
+        if self.config.kind == "none":
+            return entries.embeddings
+        gone = self.state.perturbed - self.old.prototypes
+        moved = entries.embeddings + gone[entries.labels.clamp(min=0)]
+        return F.normalize(torch.where((entries.labels >= 0)[:, None], moved, entries.embeddings), dim=1)
 
     def _refresh(self, epoch: int, new: Tensor | None) -> None:
         state, config = self.state, self.config
