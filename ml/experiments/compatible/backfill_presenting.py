@@ -26,8 +26,8 @@ STATES_NOTE = (
     "mAP by embeddings in points, means over seeds; queries are of the independent encoder, but those of the old "
     "system. Maps are fitted to the entries that the new encoder learned from, FastFill's with their labels: it may do "
     "better than a full backfill on these entries, which says nothing of entries without a label. `unseen`: queries of "
-    "held-out classes, which no encoder and no map has seen. Side information: what the old trunk says of an image, kept beside "
-    "its embedding. In brackets: share of the full backfill's gain over the old system."
+    "held-out classes, which no encoder and no map has seen. Side information: what the old trunk says of an image, "
+    "kept beside its embedding. In brackets: share of the full backfill's gain over the old system."
 )
 AREAS_NOTE = (
     "mAP by embeddings in points, mean over the shares 0, 10 %, … 100 % of the gallery that are encoded anew, and over "

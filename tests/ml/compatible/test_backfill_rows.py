@@ -94,14 +94,31 @@ def test_a_curve_runs_from_the_start_to_the_new_gallery_in_the_given_order() -> 
     first, last = np.arange(len(rows)), np.arange(len(rows))[::-1]
     found = curves(pair, "raw", start, {"up": first, "down": last})
     for order in ("up", "down"):
-        assert found[f"map_raw_{order}_0"] == found_map(pair, start, everyone(pair))
-        assert found[f"map_raw_{order}_100"] == found_map(pair, pair.new, everyone(pair))
+        assert found[f"map_raw_{order}_0"] == found_map(pair, start, everyone(pair)).every
+        assert found[f"map_raw_{order}_100"] == found_map(pair, pair.new, everyone(pair)).every
         points = [found[f"map_raw_{order}_{percent}"] for percent in range(0, 101, 10)]
         assert found[f"area_raw_{order}"] == pytest.approx(np.mean(np.array(points, float)))
     half = start.copy()
     half[rows[: len(rows) // 2]] = pair.new[rows[: len(rows) // 2]]
-    assert found["map_raw_up_50"] == found_map(pair, half, everyone(pair))
+    assert found["map_raw_up_50"] == found_map(pair, half, everyone(pair)).every
     assert found["map_raw_down_50"] != found["map_raw_up_50"]
+
+
+def test_queries_of_classes_that_were_never_learned_are_counted_apart() -> None:
+    pair = better()
+    spoilt = pair.new.copy()
+    spoilt[LABELS >= BASE] *= -1  # entries of these classes alone are put at the far side
+    found, before = (
+        found_map(pair, entries, everyone(pair), asking=pair.new) for entries in (spoilt, pair.new)
+    )
+    learned = ~pair.split.final.query_unseen
+    assert found.unseen < 0.2
+    assert before.unseen > 0.9
+    assert found_map(pair, spoilt, np.flatnonzero(learned)).every > 0.9
+    assert np.isnan(found_map(pair, spoilt, np.flatnonzero(learned)).unseen)
+    share = 1 - learned.mean()
+    rest = found_map(pair, spoilt, np.flatnonzero(learned)).every
+    assert found.every == pytest.approx(share * found.unseen + (1 - share) * rest)
 
 
 def test_an_order_knows_the_classes_of_what_the_new_encoder_learned_alone() -> None:
@@ -151,7 +168,7 @@ def test_a_compatible_gallery_stays_as_it_is_until_encoded_anew() -> None:
     pair = better()
     compatible = replace(pair, new=unit(pair.new @ rotation().T))  # in the old encoder's space
     found = partial_values(compatible, replace(QUICK, epochs=2), 0)
-    stale = found_map(compatible, compatible.stored.embeddings, everyone(pair))
+    stale = found_map(compatible, compatible.stored.embeddings, everyone(pair)).every
     assert {found[f"map_raw_{order}_0"] for order in ("predicted", "class_mean", "random", "true")} == {stale}
     assert float(found["area_raw_random"]) > stale
 
@@ -210,7 +227,10 @@ def test_rows_are_shown_by_setting_gallery_and_order(tmp_path: Path) -> None:
     evidence = evidence_of(records)
     states, areas = (table["rows"] for table in backfill_tables(evidence))
     values = records[0].values
-    assert states[0]["setting"] == "new-classes"
+    assert [(row["setting"], row["queries"]) for row in states] == [
+        ("new-classes", "all"), ("new-classes", "unseen"),
+    ]  # fmt: skip
+    assert states[1]["FCT"].startswith(f"{100 * float(values['transformed_map_unseen']):.1f} (")
     assert states[0]["full backfill"] == f"{100 * float(values['full_map']):.1f}"
     gain = (float(values["fastfill_map"]) - float(values["old_map"])) / (
         float(values["full_map"]) - float(values["old_map"])
@@ -220,7 +240,8 @@ def test_rows_are_shown_by_setting_gallery_and_order(tmp_path: Path) -> None:
     )
     assert [row["gallery"] for row in areas] == ["FastFill", "FCT, side information", "compatible encoder"]
     assert areas[1]["predicted error"] is None
-    assert areas[2]["random"] == round(100 * float(records[1].values["area_raw_random"]), 1)
+    raw = [100 * float(records[1].values[f"{area}_raw_random"]) for area in ("area", "area_unseen")]
+    assert areas[2]["random"] == f"{raw[0]:.1f} ({raw[1]:.1f})"
     (plot,) = backfill_plots(evidence)
     assert plot["file"] == "compatible_backfill_new-classes.png"
     assert len(plot["series"]) == 6
