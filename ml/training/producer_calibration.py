@@ -30,6 +30,7 @@ from ml.training.calibration import (
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 _DRAWS = 4  # of a random half; its other half counts too
+_CLEARLY = 0.02  # of ranking quality: a few hundred queries differ by half of that by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,15 @@ class Asked:
     """Q queries of the new encoder. labels (Q,): equal ones are relevant, a negative one is relevant to nothing.
 
     unseen (Q,): of classes that no encoder was trained on but are in the gallery; may be all False. groups: one name
-    each, such as the pack's; every group counts alike in what may be called strong.
+    each, such as the pack's; every group counts alike in what may be called strong. own (Q,): the gallery row of
+    the query's own picture, as if it were not there; -1 for none, and None where none has one.
     """
 
     queries: CodedSet
     labels: Labels
     unseen: Flags
     groups: tuple[str, ...]
+    own: Labels | None = None
 
     def __post_init__(self) -> None:
         sizes = len(self.queries), len(self.labels), len(self.unseen), len(self.groups)
@@ -103,6 +106,11 @@ class _Views(NamedTuple):
             cosine=asked.queries.embeddings @ entries.embeddings.T,
             relevant=relevant,
         )
+        if asked.own is not None:
+            queries = np.flatnonzero(asked.own >= 0)
+            at = queries, asked.own[queries]
+            every.code[at] = every.cosine[at] = -1
+            relevant[at] = False
         open_rows = np.flatnonzero(asked.unseen if asked.unseen.any() else ~asked.unseen)
         groups = tuple(asked.groups[row] for row in open_rows)
         others = _rows(every, open_rows)
@@ -118,10 +126,13 @@ class _Level(NamedTuple):
     is_cautious: bool
 
     def beside(self, views: _Views, mixes: Sequence[float]) -> Fusion:
-        """By the newest's mix or the producer's own, whichever ranks a mixed gallery better (ties: the newest's)."""
+        """By the newest's mix of similarities, unless the producer's own ranks a mixed gallery clearly better: then one
+        of the two does not compare.
+        """
         own = fit_fusion(views.known, views.unseen, is_cautious=self.is_cautious, mixes=mixes)
-        found = [self._levelled(views, mix) for mix in dict.fromkeys((_mix(self.newest), _mix(own)))]
-        return max(found, key=lambda fusion: self._quality(views, fusion))
+        alike, apart = self._levelled(views, _mix(self.newest)), self._levelled(views, _mix(own))
+        gain = self._quality(views, apart) - self._quality(views, alike)
+        return apart if gain > _CLEARLY else alike
 
     def _levelled(self, views: _Views, mix: float) -> Fusion:
         """Of k best answers, an older producer's j-th best entry is one if it beats the newest's (k + 1 - j)-th, so it
@@ -138,11 +149,10 @@ class _Level(NamedTuple):
         return Fusion(shift, scale * (1 - mix), scale * mix)
 
     def _quality(self, views: _Views, fusion: Fusion) -> float:
-        """Of ranking two galleries that either made one half of, each the other's complement."""
+        """Of ranking a gallery that either made one half of, and its complement: a mean, in [0, 1]."""
         old, new = _odds(fusion, views.every), _odds(self.newest, self.reference.every)
-        return sum(
-            ranking_quality(np.where(half, old, new), views.every.relevant) for half in self.halves[:2]
-        )
+        mixed = [np.where(half, old, new) for half in self.halves[:2]]
+        return sum(ranking_quality(odds, views.every.relevant) for odds in mixed) / len(mixed)
 
 
 def _halves(size: int, seed: int) -> list[Flags]:

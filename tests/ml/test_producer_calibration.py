@@ -143,6 +143,36 @@ def test_a_producer_like_the_newest_is_read_like_it() -> None:
     assert theirs.pool_size == ours.pool_size
 
 
+def test_an_older_producer_is_read_by_the_mix_of_the_newest_unless_its_own_is_clearly_better() -> None:
+    assert [mix(naive()[name]) for name in PRODUCERS] == pytest.approx([0.75, 0.5, 0.5])
+    assert [mix(level()[name]) for name in PRODUCERS] == pytest.approx(
+        [0.75, 0.5, 0.75]
+    )  # by 0.024 and by 0.018
+
+
+def mix(calibration: Calibration) -> float:
+    return calibration.embedding_weight / (calibration.code_weight + calibration.embedding_weight)
+
+
+def test_queries_without_an_answer_do_not_level_producers() -> None:
+    queries, extra = asked(10), asked(30, 40)
+    labels = np.concatenate([queries.labels, np.full(40, -1)])
+    more = Asked(
+        CodedSet(*(
+            np.concatenate([getattr(one.queries, field) for one in (queries, extra)])
+            for field in ("signs", "embeddings")
+        )),
+        labels, np.concatenate([queries.unseen, np.ones(40, np.bool_)]), queries.groups + extra.groups,
+    )  # fmt: skip
+    unlabelled = np.where(GALLERY == 0, -1, GALLERY)  # not relevant to queries without a label either
+    producers = {name: PRODUCERS[name] for name in ("self", "old")}
+    found, expected = (
+        producer_calibrations(one, unlabelled, producers, mixes=(0.5,))["old"] for one in (more, queries)
+    )
+    assert found.intercept == pytest.approx(expected.intercept)
+    assert found.embedding_weight == pytest.approx(expected.embedding_weight)
+
+
 def test_half_the_similarity_is_read_twice_as_steeply() -> None:
     whole = PRODUCERS["self"]
     shrunk = CodedSet(0.5 * whole.signs, 0.5 * whole.embeddings)
@@ -180,6 +210,25 @@ def probability(calibration: Calibration, pairs: Similarities) -> NDArray[np.flo
     return fusion.probability(pairs.code, pairs.cosine)
 
 
+def test_a_query_that_is_an_entry_too_is_read_as_if_its_own_picture_were_not_there() -> None:
+    entries, rows = PRODUCERS["self"], np.arange(90)
+    labels = GALLERY[rows]
+    unseen = labels >= CLASSES - UNSEEN  # of these, as in a gallery of what was never trained on
+    asking = CodedSet(entries.signs[rows], entries.embeddings[rows])
+    queries = Asked(asking, labels, unseen, ("a",) * 90, own=np.where(unseen, rows, -1))
+
+    pairs, at = similarities(queries, entries), (rows[unseen], rows[unseen])
+    pairs.code[at] = pairs.cosine[at] = -1
+    pairs.relevant[at] = False
+    expected = calibrate(
+        part(pairs, ~unseen),
+        part(pairs, unseen),
+        part(pairs, unseen, hidden=True),
+        ("a",) * int(unseen.sum()),
+    )
+    assert producer_calibrations(queries, GALLERY, {"self": entries}) == {"self": expected}
+
+
 def test_without_unseen_classes_known_queries_without_their_class_set_what_is_strong() -> None:
     queries = asked(10)
     queries = replace(queries, unseen=np.zeros(len(queries.labels), np.bool_))
@@ -191,10 +240,13 @@ def test_without_unseen_classes_known_queries_without_their_class_set_what_is_st
 
 
 def test_the_same_seed_gives_the_same_calibrations() -> None:
-    assert calibrated(PRODUCERS, asked(10)) == level()
-    other = calibrated(PRODUCERS, asked(10), seed=1)
-    assert other["self"] == level()["self"]
-    assert other["old"].intercept == pytest.approx(level()["old"].intercept, abs=0.3)
+    producers = {name: PRODUCERS[name] for name in ("self", "old")}
+    first, same, other = (
+        producer_calibrations(asked(10), GALLERY, producers, mixes=(0.5,), seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == same
+    assert other["self"] == first["self"]
+    assert 0 < abs(other["old"].intercept - first["old"].intercept) < 0.3
 
 
 def test_entries_that_do_not_compare_are_refused_by_name_and_so_are_sizes_that_do_not_match() -> None:
