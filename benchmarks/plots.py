@@ -2,13 +2,15 @@
 
 A plot holds `file` (a name ending in .png), `title`, `kind`, `x_label`, `y_label` and `series`. kind `line` or
 `scatter`: a series has `name`, `x`, `y`, maybe `low` and `high` (bounds of y) and `labels` (a word per point);
-`x_scale: log` where sizes span decades. kind `heat`: one series with `x` and `y` (words) and `z` (a row per y).
+`x_scale: log` where sizes span decades. kind `heat`: one series with `x` and `y` (words) and `z` (a row per y,
+null where there is no cell).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,12 +67,12 @@ def _points(figure: Figure, axes: Axes, plot: Mapping[str, Any]) -> None:
 
 def _heat(axes: Axes, series: Mapping[str, Any]) -> None:
     axes.grid(visible=False)
-    axes.imshow(series["z"], cmap="cividis", aspect="auto")
+    cells = np.array(series["z"], np.float64)  # None: no cell
+    axes.imshow(cells, cmap="cividis", aspect="auto")
     axes.set_xticks(range(len(series["x"])), series["x"])
     axes.set_yticks(range(len(series["y"])), series["y"])
-    cells = [value for values in series["z"] for value in values]
-    middle = (min(cells) + max(cells)) / 2
-    for row, values in enumerate(series["z"]):
-        for column, value in enumerate(values):
+    middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
+    for (row, column), value in np.ndenumerate(cells):
+        if not np.isnan(value):
             colour = "black" if value > middle else "white"
             axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=colour, fontsize=8)
