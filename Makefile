@@ -59,5 +59,6 @@ experiments: setup-dev  ## every claim: docs/results/<experiment>.json, then doc
 	@$(call RUN_EXPERIMENT,compact,fashion_mnist mnist grocery)
 	@$(call RUN_EXPERIMENT,twin-bottleneck,grocery clothing catalog places_indoor fashion_mnist)
 	@$(call RUN_EXPERIMENT,lifelong,grocery clothing catalog places_indoor fashion_mnist)
+	@$(call RUN_EXPERIMENT,compatible,grocery clothing catalog places_indoor fashion_mnist)
 	@$(call RUN_EXPERIMENT,corrector,fashion_mnist mnist grocery clothing catalog places_indoor)
 	@$(if $(QUICK),true,$(BIN)/python -m benchmarks.report)
