@@ -89,10 +89,11 @@ def _command(recipe: Recipe, *, compiled: bool) -> str:
 
 def command_of(recipe: Recipe, named: Mapping[str, Recipe], options: str) -> str:
     """What trains by this recipe again. named: what each architecture and `options` give by themselves."""
-    same = [name for name, other in named.items() if _told_apart(other) == _told_apart(recipe)]
-    architecture = f"{same[0] if same else 'parity'} {options}" + ("" if same else " --config FILE")
+    trunk = recipe.method.encoder.trunk
+    name = next((name for name, other in named.items() if other.method.encoder.trunk == trunk), "parity")
+    changed = "" if _told_apart(named[name]) == _told_apart(recipe) else " --config FILE"
     return (
-        f"python -m ml train --architecture {architecture} --data ../shared/data --out DIR "
+        f"python -m ml train --architecture {name} {options}{changed} --data ../shared/data --out DIR "
         f"--precision {recipe.fit.precision}"
     )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ml.artifacts import Bundle, BundleError, load_bundle
 from ml.base_version.build import command_of
 from ml.base_version.candidate import candidate_recipe, check_recipe, moved_degrees
 from ml.base_version.crossing import Crossing, compatibility_summary
-from ml.base_version.measure import figures_of, fusion_of, similarities, stage_values
+from ml.base_version.measure import figures_of, fusion_of, similarities, stage_values, without_self
 from ml.base_version.recipe import Recipe, recipe_of, train_encoder
 from ml.base_version.sets import EncodedParts, EncodedSet, encode_set, open_packs, parts_of
 from ml.config import merged
@@ -25,6 +25,7 @@ from ml.data.reserved import load_reserved
 from ml.methods.twin_bottleneck import Config as TwinBottleneck
 from ml.models.encoder import ImageEncoder
 from ml.protocol import Encoded, Pixels, pack_bits
+from ml.training.calibration import calibrate
 from tests.ml.small_packs import RECIPE
 
 SMALL = RECIPE | {
@@ -204,43 +205,70 @@ def test_the_command_in_a_manifest_names_the_architecture_and_a_file_only_where_
         "python -m ml train --architecture budget --parent DIR --alignment bct"
     )
     assert changed.split(" --data")[0] == (
-        "python -m ml train --architecture parity --parent DIR --alignment bct --config FILE"
+        "python -m ml train --architecture budget --parent DIR --alignment bct --config FILE"
     )
 
 
 def encoded(embeddings: NDArray[np.float32], labels: NDArray[np.int64]) -> EncodedSet:
-    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     return EncodedSet(
         signs=np.where(embeddings[:, :128] >= 0, np.float32(1), np.float32(-1)),
-        embeddings=units,
+        embeddings=embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True),
         names=np.array([f"grocery:{label}" for label in labels], dtype=object),
         packs=("grocery",) * len(labels),
     )
 
 
+def crossing(parent: Bundle, *, noise: float) -> Crossing:
+    """Twelve classes, the last four only in the gallery; the new embeddings are the old ones and 32 further numbers."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 12
+    means = rng.standard_normal((12, 128)).astype(np.float32)
+    narrow = means[labels] + 3 * rng.standard_normal((240, 128)).astype(np.float32)
+    wide = np.concatenate([narrow, noise * rng.standard_normal((240, 32)).astype(np.float32)], axis=1)
+    is_known, rows = labels < 8, np.arange(240)
+
+    def parts(embeddings: NDArray[np.float32]) -> EncodedParts:
+        def chosen(mask: NDArray[np.bool_]) -> EncodedSet:
+            return encoded(embeddings[mask], labels[mask])
+
+        return EncodedParts(
+            training=chosen(is_known & (rows < 120)), known=chosen(is_known & (rows >= 120)),
+            unknown=chosen(~is_known), gallery=chosen(rows < 120), queries=chosen(rows >= 120),
+        )  # fmt: skip
+
+    return Crossing(parts(wide), parts(narrow), parent)
+
+
 def test_embeddings_wider_than_the_parents_meet_its_entries_by_their_first_coordinates(
     parent: Bundle,
 ) -> None:
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 6
-    means = rng.standard_normal((6, 128)).astype(np.float32)
-    narrow = means[labels] + 2 * rng.standard_normal((60, 128)).astype(np.float32)
-    wide = np.concatenate([narrow, 20 * rng.standard_normal((60, 32)).astype(np.float32)], axis=1)
+    found = crossing(parent, noise=20.0).report(
+        {"self": parent.calibration, parent.digest: parent.calibration}
+    )
 
-    def parts(embeddings: NDArray[np.float32]) -> EncodedParts:
-        def rows(first: int, last: int) -> EncodedSet:
-            return encoded(embeddings[first:last], labels[first:last])
+    assert found["test"]["cross_test"] == found["test"]["old_self_test"]
+    own, old = (found["test"][name]["embedding"]["map"] for name in ("self_test", "old_self_test"))
+    assert own < old - 0.1
 
-        return EncodedParts(
-            training=rows(0, 18), known=rows(18, 30), unknown=rows(18, 30),
-            gallery=rows(30, 48), queries=rows(48, 60),
-        )  # fmt: skip
 
-    crossing = Crossing(parts(wide), parts(narrow), parent)
-    found = crossing.report({"self": parent.calibration, parent.digest: parent.calibration})["test"]
+def test_own_entries_are_calibrated_as_those_of_a_version_alone_and_equal_ones_of_the_parent_like_them(
+    parent: Bundle,
+) -> None:
+    both = crossing(parent, noise=0.0)
+    new, gallery = both.new, both.new.choosing()
 
-    assert found["cross_test"] == found["old_self_test"]
-    assert found["self_test"]["embedding"]["map"] < found["old_self_test"]["embedding"]["map"] - 0.1
+    found = both.calibrations()
+
+    alone = calibrate(
+        similarities(new.known, gallery),
+        without_self(similarities(new.unknown, gallery), len(new.training)),
+        similarities(new.unknown, gallery, hide_own_class=True),
+        new.unknown.packs,
+    )
+    assert asdict(found["self"]) == pytest.approx(asdict(alone), rel=1e-4)
+    assert found["self"].embedding_weight > 1
+    theirs = asdict(found[parent.digest])
+    assert theirs == pytest.approx(asdict(found["self"]), rel=0.05)
 
 
 def stages(*, right: list[float]) -> dict[str, dict[str, NDArray[np.float64]]]:
