@@ -84,6 +84,7 @@ def test_defaults_are_the_published_settings() -> None:
     assert (config.width, config.epochs, config.batch) == (PUBLISHED_WIDTH, PUBLISHED_EPOCHS, 1_024)
     assert (PUBLISHED_WIDTH, PUBLISHED_EPOCHS) == (2_048, 80)
     assert (config.learning_rate, config.weight_decay, config.warmup_epochs) == (5e-4, 3e-5, 5)
+    assert (config.schedule().final_share, config.schedule().warmup_epochs) == (0, 5)
     with pytest.raises(ValueError, match="width is 0"):
         ForwardConfig(width=0)
     with pytest.raises(ValueError, match="learning_rate 0"):
