@@ -249,11 +249,11 @@ def _held(learner: Trainer, recipe: Recipe, stored: Stored | None) -> Trainer:
 def _subject(recipe: Recipe, stored: Stored | None) -> str:
     """What a checkpoint must agree on beside the fit's own settings."""
     told = [] if recipe.negatives is None else [f"with {recipe.negatives}"]
-    if stored is not None:
+    if stored is not None and recipe.compatibility is not None:
         digest = hashlib.sha256(stored.space.prototypes.numpy().tobytes())
         if stored.codes is not None:
             digest.update(stored.codes.pairs.targets.numpy().tobytes())
-        told.append(f"held to {digest.hexdigest()} by {recipe.compatibility}")
+        told.append(f"held to {digest.hexdigest()} by {recipe.compatibility.as_values()}")
     return ", ".join(told)
 
 

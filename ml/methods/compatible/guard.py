@@ -44,9 +44,8 @@ class Guard:
     def _capped(self, prototypes: Tensor, moved: Tensor) -> Tensor:
         angles, limit = angles_between(prototypes, moved), math.radians(self.largest_angle)
         nearer = slerp(prototypes, moved, limit / angles.clamp(min=limit))
-        is_opposite = (
-            angles_between(prototypes, nearer) > limit + _ALIKE
-        )  # no way leads there rather than another
+        # To the opposite point no way leads rather than another.
+        is_opposite = angles_between(prototypes, nearer) > limit + _ALIKE
         nearer = torch.where(is_opposite[:, None], prototypes, nearer)
         return torch.where((angles > limit)[:, None], nearer, moved)
 
