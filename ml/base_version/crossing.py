@@ -20,9 +20,9 @@ from ml.base_version.measure import (
     stage_values,
 )
 from ml.base_version.sets import EncodedParts, EncodedSet, joined
-from ml.evaluation.compatibility import flips, relative_flip_rate
+from ml.evaluation.compatibility import flips, old_shares, relative_flip_rate
 from ml.evaluation.metrics import mean_of
-from ml.evaluation.two_stage import CodedSet
+from ml.evaluation.two_stage import CodedSet, answer_values, two_stage_scores
 from ml.methods.compatible.alignment import in_old_space
 from ml.protocol import Calibration
 from ml.training.producer_calibration import Asked, producer_calibrations
@@ -51,27 +51,43 @@ class Crossing:
         labels = _numbered(asking.names, own.names)
         place = np.arange(len(asking)) - len(self.new.known)  # among the unknown, which are entries too
         asked = Asked(
-            queries=CodedSet(asking.signs, np.hstack([asking.embeddings, as_seen.embeddings])),
+            queries=_asking(asking, as_seen),
             labels=labels[: len(asking)],
             unseen=place >= 0,
             groups=asking.packs,
             own=np.where(place >= 0, len(self.new.training) + place, -1),
         )
-        # Side by side, so that each producer's entries meet the queries as wide as they are themselves.
-        wide, width = own.embeddings.shape[1], old.embeddings.shape[1]
-        producers = {
-            OWN: CodedSet(own.signs, np.pad(own.embeddings, ((0, 0), (0, width)))),
-            self.parent.digest: CodedSet(old.signs, np.pad(old.embeddings, ((0, 0), (wide, 0)))),
-        }
+        ours, theirs = _entries(own, old)
+        producers = {OWN: ours, self.parent.digest: theirs}
         return producer_calibrations(asked, labels[len(asking) :], producers)
 
     def report(self, calibration: Mapping[str, Calibration]) -> dict[str, Any]:
-        """Both self-tests and the cross-test on validation and on test queries, and the cross-test in full."""
+        """Both self-tests and the cross-test on validation and on test queries, the cross-test in full, and test
+        queries on a gallery of which the new encoder has encoded every other image.
+        """
         return {
             "validation": self._summary(calibration, attrgetter("known"), EncodedParts.choosing),
             "test": self._summary(calibration, attrgetter("queries"), attrgetter("gallery")),
             "parent_entries": report(self._narrow(), self.old, calibration[self.parent.digest]),
+            "half_encoded_anew": self._half(calibration),
         }
+
+    def _half(self, calibration: Mapping[str, Calibration]) -> dict[str, float]:
+        """Of test queries; the share of old entries among the best ten is to come near that among the relevant."""
+        ours, theirs = _entries(self.new.gallery, self.old.gallery)
+        is_old = np.arange(len(ours)) % 2 == 1
+        mixed = CodedSet(
+            np.where(is_old[:, None], theirs.signs, ours.signs),
+            np.where(is_old[:, None], theirs.embeddings, ours.embeddings),
+        )
+        scores = two_stage_scores(
+            _asking(self.new.queries, self._narrow().queries), mixed, is_old.astype(np.int64),
+            [calibration[OWN], calibration[self.parent.digest]],
+        )  # fmt: skip
+        relevant = self.new.queries.names[:, None] == self.new.gallery.names
+        shares, answers = old_shares(scores, relevant, is_old), answer_values(scores, relevant)
+        found = {"old_share_of_ten": shares.found, "expected_share": shares.expected}
+        return figures_of({**found, "map": answers["map"], "recall_at_1": answers["recall_at_1"]})
 
     def _summary(
         self, calibration: Mapping[str, Calibration], queries: Choice, gallery: Choice
@@ -110,6 +126,19 @@ def compatibility_summary(*, old: Stages, cross: Stages, own: Stages) -> dict[st
             "relative": None if isnan(relative) else round(relative, 4),
         },
     }
+
+
+def _asking(wide: EncodedSet, narrow: EncodedSet) -> CodedSet:
+    """Queries as new and as old entries see them, side by side; `_entries` are zero where they do not look."""
+    return CodedSet(wide.signs, np.hstack([wide.embeddings, narrow.embeddings]))
+
+
+def _entries(new: EncodedSet, old: EncodedSet) -> tuple[CodedSet, CodedSet]:
+    wide, narrow = new.embeddings.shape[1], old.embeddings.shape[1]
+    return (
+        CodedSet(new.signs, np.pad(new.embeddings, ((0, 0), (0, narrow)))),
+        CodedSet(old.signs, np.pad(old.embeddings, ((0, 0), (wide, 0)))),
+    )
 
 
 def _numbered(queries: Names, entries: Names) -> NDArray[np.int64]:

@@ -70,8 +70,12 @@ def test_a_candidate_says_what_it_is_held_to_and_how_to_read_entries_of_either(
     assert 0 < note["perturbed_degrees"] == note["perturbed_degrees_in_all"] == moved_degrees(candidate) <= 20
     assert sorted(manifest.calibration) == sorted(["self", parent.digest])
     assert manifest.calibration[parent.digest] != candidate.calibration
-    assert manifest.metrics["compatibility"]["test"]["queries"] == 175
-    assert manifest.metrics["compatibility"]["parent_entries"]["test"]["all"]["queries"] == 175
+    figures = manifest.metrics["compatibility"]
+    assert figures["test"]["queries"] == figures["parent_entries"]["test"]["all"]["queries"] == 175
+    for part in ("validation", "test"):
+        cross, whole = figures[part]["cross_test"], figures["parent_entries"][part]["all"]
+        assert cross == {stage: whole[stage] for stage in cross}
+        assert cross["code"] != figures[part]["old_self_test"]["code"]
 
 
 @dataclass(frozen=True)
@@ -251,13 +255,11 @@ def test_embeddings_wider_than_the_parents_meet_its_entries_by_their_first_coord
     assert own < old - 0.1
 
 
-def test_own_entries_are_calibrated_as_those_of_a_version_alone_and_equal_ones_of_the_parent_like_them(
-    parent: Bundle,
-) -> None:
-    both = crossing(parent, noise=0.0)
+def test_own_entries_are_calibrated_as_those_of_a_version_alone(parent: Bundle) -> None:
+    both = crossing(parent, noise=10.0)
     new, gallery = both.new, both.new.choosing()
 
-    found = both.calibrations()
+    found = both.calibrations()["self"]
 
     alone = calibrate(
         similarities(new.known, gallery),
@@ -265,10 +267,33 @@ def test_own_entries_are_calibrated_as_those_of_a_version_alone_and_equal_ones_o
         similarities(new.unknown, gallery, hide_own_class=True),
         new.unknown.packs,
     )
-    assert asdict(found["self"]) == pytest.approx(asdict(alone), rel=1e-4)
+    assert asdict(found) == pytest.approx(asdict(alone), rel=1e-4)
+
+
+def test_entries_of_a_parent_that_says_the_same_are_read_as_own_ones(parent: Bundle) -> None:
+    both = crossing(parent, noise=0.0)
+
+    found = both.calibrations()
+    figures = both.report(found)
+
     assert found["self"].embedding_weight > 1
-    theirs = asdict(found[parent.digest])
-    assert theirs == pytest.approx(asdict(found["self"]), rel=0.05)
+    assert asdict(found[parent.digest]) == pytest.approx(asdict(found["self"]), rel=1e-4)
+    assert figures["half_encoded_anew"]["map"] == figures["test"]["self_test"]["fused"]["map"]
+
+
+def test_entries_of_a_parent_that_says_something_else_are_read_by_what_it_says(parent: Bundle) -> None:
+    both = crossing(parent, noise=20.0)  # the parent's own embeddings are the part that says something
+
+    found = both.calibrations()
+    half = both.report(found)["half_encoded_anew"]
+
+    theirs = found[parent.digest]
+    assert theirs.embedding_weight > theirs.code_weight
+    hidden = similarities(both.old.unknown, both.old.choosing(), hide_own_class=True)
+    best = fusion_of(theirs).probability(hidden.code, hidden.cosine).max(axis=1)
+    assert 0 < (best >= theirs.strong).mean() <= 0.03
+    assert half["expected_share"] == 0.5
+    assert half["old_share_of_ten"] == pytest.approx(0.5, abs=0.03)
 
 
 def stages(*, right: list[float]) -> dict[str, dict[str, NDArray[np.float64]]]:
