@@ -128,3 +128,15 @@ def arm_of(name: str) -> Arm:
 
 def task_of(place: Place, arm: Arm, seed: int = 0) -> Task:
     return Task(place, arm, arm_of(FREE), seed)
+
+
+def average_precisions(
+    asking: NDArray[np.float32], answering: NDArray[np.float32], task: RetrievalTask
+) -> NDArray[np.float64]:
+    """(Q,) by the definition, of embeddings of every image."""
+    found = []
+    for query, label in zip(task.queries, task.query_labels, strict=True):
+        order = np.argsort(-(answering[task.gallery] @ asking[query]), kind="stable")
+        ranks = np.flatnonzero(task.gallery_labels[order] == label) + 1
+        found.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+    return np.array(found)
