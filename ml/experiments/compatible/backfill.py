@@ -30,6 +30,7 @@ from ml.methods.compatible.forward_order import class_mean_distances, largest_fi
 from ml.protocol import Embeddings
 
 FORWARD, PARTIAL = "forward", "backfill"
+FCT_ORDERS = ("class_mean", "random")  # it expects no error of its own
 SETTING_END = "/backfill"
 SHARES = tuple(round(0.1 * step, 1) for step in range(11))
 CURVE_QUERIES = 600  # evenly spaced: a curve only describes
@@ -122,8 +123,9 @@ def forward_values(pair: Pair, config: ForwardConfig, seed: int) -> dict[str, Va
         **{name: found_map(pair, own, every) for name, own in states.items()},
     }.items():
         values |= {f"{name}_map": found.every, f"{name}_map_unseen": found.unseen}
-    values |= curves(pair, "fastfill", fastfill.embeddings, orders(pair, fastfill, seed, has_errors=True))
-    return values | curves(pair, "fct", beside.embeddings, orders(pair, beside, seed, has_errors=False))
+    values |= curves(pair, "fastfill", fastfill.embeddings, orders(pair, fastfill, seed))
+    known = orders(pair, beside, seed)
+    return values | curves(pair, "fct", beside.embeddings, {name: known[name] for name in FCT_ORDERS})
 
 
 def partial_values(pair: Pair, config: ForwardConfig, seed: int) -> dict[str, Value]:
@@ -132,18 +134,18 @@ def partial_values(pair: Pair, config: ForwardConfig, seed: int) -> dict[str, Va
     """
     fastfill = moved_by(pair, config, seed=seed, has_side=True, is_fastfill=True)
     raw = replace(fastfill, embeddings=pair.stored.embeddings)
-    return curves(pair, "raw", raw.embeddings, orders(pair, raw, seed, has_errors=True))
+    return curves(pair, "raw", raw.embeddings, orders(pair, raw, seed))
 
 
-def orders(pair: Pair, moved: Moved, seed: int, *, has_errors: bool) -> dict[str, Ids]:
+def orders(pair: Pair, moved: Moved, seed: int) -> dict[str, Ids]:
     """Name -> (N,) positions of the gallery, what to encode first before all else. `true`: by the squared distance that
     is left, which no one knows without encoding everything.
     """
     rows = pair.split.final.gallery
     entries = moved.embeddings[rows]
     left = np.square(entries.astype(np.float64) - pair.new[rows]).sum(axis=1)
-    found = {"predicted": largest_first(moved.log_errors[rows])} if has_errors else {}
-    return found | {
+    return {
+        "predicted": largest_first(moved.log_errors[rows]),
         "class_mean": largest_first(class_mean_distances(entries, pair.labels())),
         "random": np.random.default_rng(seed).permutation(len(rows)),
         "true": largest_first(left),
@@ -158,6 +160,7 @@ def curves(pair: Pair, name: str, start: Embeddings, ordered: Mapping[str, Ids])
     """
     rows = pair.split.final.gallery
     queries = evenly(np.arange(len(pair.split.final.queries)), CURVE_QUERIES)
+    ends = {0.0: found_map(pair, start, queries), 1.0: found_map(pair, pair.new, queries)}
     values: dict[str, Value] = {}
     for order, own in ordered.items():
         points = []
@@ -165,7 +168,7 @@ def curves(pair: Pair, name: str, start: Embeddings, ordered: Mapping[str, Ids])
             entries = start.copy()
             encoded = rows[first_of(own, share)]
             entries[encoded] = pair.new[encoded]
-            points.append(found_map(pair, entries, queries))
+            points.append(ends[share] if share in ends else found_map(pair, entries, queries))
             values[f"map_{name}_{order}_{round(100 * share)}"] = points[-1].every
         values[f"area_{name}_{order}"] = float(np.mean([point.every for point in points]))
         values[f"area_unseen_{name}_{order}"] = float(np.mean([point.unseen for point in points]))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ml.experiments.compatible.backfill import FORWARD, PARTIAL, SETTING_END, SHARES
+from ml.experiments.compatible.backfill import FCT_ORDERS, FORWARD, PARTIAL, SETTING_END, SHARES
 from ml.experiments.evidence import Evidence
 
 Row = dict[str, Any]
@@ -87,7 +87,7 @@ def _areas(evidence: Evidence, setting: str, gallery: str) -> Row:
     name, title = GALLERIES[gallery]
     shown: Row = {"setting": _titled(setting), "gallery": title}
     for order, heading in ORDERS.items():
-        if gallery == "fct" and order == "predicted":  # FCT expects nothing
+        if gallery == "fct" and order not in FCT_ORDERS:
             shown[heading] = None
             continue
         area, unseen = (
