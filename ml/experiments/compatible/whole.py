@@ -101,7 +101,11 @@ def planned_whole(split: ClassSplit, arms: list[Arm], options: Options) -> list[
     for seed in options.seeds[:SEEDS]:
         whole = Whole(split, seed, options)
         planned += [whole.planned_shared(OLD), whole.planned_shared(FREE)]
-        planned += [whole.planned_arm(arm) for arm in arms if arm.rule == "prototypes"]
+        planned += [
+            whole.planned_arm(arm)
+            for arm in arms
+            if arm.rule == "prototypes" and seed in options.seeds[: arm.seeds]
+        ]
     return planned
 
 
