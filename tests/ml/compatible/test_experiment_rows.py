@@ -301,7 +301,7 @@ def test_wrong_labels_change_what_new_heads_learn_and_not_the_old_system(tmp_pat
     )
     assert not np.array_equal(new_features(clean).labels, new_features(noisy).labels)
     rows = [task_of(own, arm_of(FREE)).record() for own in (clean, noisy)]
-    assert rows[0].values["self_map"] > float(rows[1].values["self_map"]) + 0.01
+    assert float(rows[0].values["self_map"]) > float(rows[1].values["self_map"]) + 0.01
 
 
 def test_free_training_never_waits_for_itself(tmp_path: Path) -> None:
@@ -356,4 +356,4 @@ def test_half_a_gallery_encoded_anew_is_judged_with_calibrations_of_the_choosing
     assert {name: again.values[name] for name in calibrated} == {
         name: record.values[name] for name in calibrated
     }
-    assert again.values["mixed_map"] < float(record.values["mixed_map"]) - 0.1
+    assert float(again.values["mixed_map"]) < float(record.values["mixed_map"]) - 0.1
