@@ -58,12 +58,12 @@ def check_recipe(recipe: Recipe, parent: Bundle) -> None:
 
 
 def moved_degrees(version: Bundle) -> float:
-    """Degrees, mean over classes, by which the stages up to this version perturbed prototypes, summed; 0 for a base.
+    """Degrees by which each stage up to this version moved the class it moved furthest, summed; 0 for a base.
 
     Raises BundleError when its manifest says something else.
     """
-    note = version.manifest.training.get(NOTE, {"perturbed_degrees_in_all": 0.0})
-    found = note.get("perturbed_degrees_in_all") if isinstance(note, Mapping) else None
+    note = version.manifest.training.get(NOTE, {"furthest_degrees_in_all": 0.0})
+    found = note.get("furthest_degrees_in_all") if isinstance(note, Mapping) else None
     if not isinstance(found, int | float) or not isfinite(found) or found < 0:
         raise BundleError(f"{version.path}: training.{NOTE} is {note!r}, expected degrees >= 0")
     return float(found)
@@ -116,13 +116,14 @@ def note_of(trained: Trained, stored: Stored, parent: Bundle) -> dict[str, Any]:
     """
     settings = trained.recipe.compatibility
     assert settings is not None
-    degrees = trained.history[-1]["perturbed_degrees"]
+    last = trained.history[-1]
     return {
         "parent": parent.digest,
         "alignment": _alignment_of(settings),
         "strength": _strength(stored.space, settings),
-        "perturbed_degrees": degrees,
-        "perturbed_degrees_in_all": moved_degrees(parent) + degrees,
+        "perturbed_degrees": last["perturbed_degrees"],
+        "furthest_degrees": last["furthest_degrees"],
+        "furthest_degrees_in_all": moved_degrees(parent) + last["furthest_degrees"],
     }
 
 

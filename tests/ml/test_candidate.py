@@ -67,7 +67,8 @@ def test_a_candidate_says_what_it_is_held_to_and_how_to_read_entries_of_either(
     note = manifest.training["compatibility"]
     assert (note["parent"], note["alignment"]) == (parent.digest, "ndpp")
     assert note["strength"] > 0
-    assert 0 < note["perturbed_degrees"] == note["perturbed_degrees_in_all"] == moved_degrees(candidate) <= 20
+    assert 0 < note["perturbed_degrees"] <= note["furthest_degrees"]
+    assert note["furthest_degrees"] == note["furthest_degrees_in_all"] == moved_degrees(candidate) <= 20.001
     assert sorted(manifest.calibration) == sorted(["self", parent.digest])
     assert manifest.calibration[parent.digest] != candidate.calibration
     figures = manifest.metrics["compatibility"]
@@ -180,7 +181,7 @@ def after(parent: Bundle, note: object) -> Bundle:
 def test_a_chain_of_candidates_perturbs_no_more_than_thirty_degrees_in_all(parent: Bundle) -> None:
     def settings(degrees: float) -> tuple[str, float]:
         recipe = candidate_recipe(
-            recipe_of("parity"), after(parent, {"perturbed_degrees_in_all": degrees}), "odpp"
+            recipe_of("parity"), after(parent, {"furthest_degrees_in_all": degrees}), "odpp"
         )
         assert recipe.compatibility is not None
         return recipe.compatibility.kind, recipe.compatibility.guard.largest_angle
@@ -190,7 +191,7 @@ def test_a_chain_of_candidates_perturbs_no_more_than_thirty_degrees_in_all(paren
     assert settings(30.0)[0] == "none"
 
 
-@pytest.mark.parametrize("note", [{}, "ndpp", {"perturbed_degrees_in_all": -1.0}])
+@pytest.mark.parametrize("note", [{}, "ndpp", {"furthest_degrees_in_all": -1.0}])
 def test_a_parent_that_does_not_say_how_far_it_went_is_refused(parent: Bundle, note: object) -> None:
     with pytest.raises(BundleError, match=r"training\.compatibility is .* expected degrees >= 0"):
         moved_degrees(after(parent, note))

@@ -24,9 +24,11 @@ from ml.methods.compatible.rivals_adversarial import AdvBctAlignment
 
 Rule = Literal["free", "prototypes", "bct", "unibct", "lce", "hot-refresh", "advbct"]
 
-CLAIMED_SEEDS, OURS_SEEDS, CURVE_SEEDS, DESCRIBED_SEEDS = 10, 5, 5, 3
+CLAIMED_SEEDS, CURVE_SEEDS, DESCRIBED_SEEDS = 10, 5, 3
 WHOLE_SEEDS = 5  # of which codes and fused answers are measured too
 OLD, FREE, PLAIN, NDPP, ODPP = "old", "independent", "prototype-bct", "ndpp", "odpp"
+CODES_ALONE = "held codes alone"
+PUBLISHED_SCALE, TUNED_SCALE = 30.0, 10.0  # the latter: 1 / the temperature of this method
 OURS = "ours: ndpp and stored entries"
 STRENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # 0 is `prototype-bct`
 NOISES = (0.1, 0.2, 0.4)
@@ -41,15 +43,22 @@ class Arm:
     settings: Compatibility = field(default_factory=Compatibility)
     seeds: int = DESCRIBED_SEEDS
     is_whole: bool = False
+    is_tuned: bool = False  # a rival at the scale that suits the trainings here instead of the published one
 
     def as_values(self) -> dict[str, Any]:
         """What decides the encoder, for a run's identity."""
         settings = self.settings.as_values() if self.rule == "prototypes" else {}
-        return {"rule": self.rule, "settings": settings, "is_whole": self.is_whole}
+        values = {"rule": self.rule, "settings": settings, "is_whole": self.is_whole}
+        return values | ({"is_tuned": True} if self.is_tuned else {})
 
     def at(self, seed: int) -> "Arm":
         """As it is measured with this seed."""
         return self if seed < WHOLE_SEEDS else replace(self, is_whole=False)
+
+    @property
+    def scale(self) -> float:
+        """Of a rival's cosine classifier."""
+        return TUNED_SCALE if self.is_tuned else PUBLISHED_SCALE
 
     def alignment(
         self,
@@ -65,13 +74,15 @@ class Arm:
         def made(student: CompactMetricTrainer) -> Alignment:
             match self.rule:
                 case "bct":
-                    return BctAlignment(space, torch.from_numpy(rows), torch.from_numpy(known))
+                    return BctAlignment(
+                        space, torch.from_numpy(rows), torch.from_numpy(known), scale=self.scale
+                    )
                 case "unibct":
-                    return UniBctAlignment(space)
+                    return UniBctAlignment(space, scale=self.scale)
                 case "lce":
                     return LceAlignment(space, student.parts.embedding_centres)
                 case "hot-refresh":
-                    return HotRefreshAlignment(space)
+                    return HotRefreshAlignment(space, temperature=0.05 if self.is_tuned else 0.01)
                 case "advbct":
                     return AdvBctAlignment(space, epochs=heads.epochs, steps_per_epoch=heads.steps, seed=seed)
                 case _:
@@ -88,7 +99,19 @@ def claimed_arms(seeds: int = CLAIMED_SEEDS) -> Iterator[Arm]:
     yield Arm(name=ODPP, settings=Compatibility(kind="odpp"), seeds=seeds, is_whole=True)
 
 
-def ours(seeds: int = OURS_SEEDS) -> Arm:
+def tuned_rivals() -> Iterator[Arm]:
+    """Those whose published temperature is far from what suits the trainings here."""
+    yield Arm(name="bct, scale 10", rule="bct", is_tuned=True)
+    yield Arm(name="unibct, scale 10", rule="unibct", is_tuned=True)
+    yield Arm(name="hot-refresh, temperature 0.05", rule="hot-refresh", is_tuned=True)
+
+
+def held_codes_alone() -> Arm:
+    """No alignment of embeddings: what holding codes does to them through the shared layer below."""
+    return Arm(name=CODES_ALONE, settings=Compatibility(kind="none", weight=0.0))
+
+
+def ours(seeds: int = DESCRIBED_SEEDS) -> Arm:
     """The variant of our own."""
     return Arm(name=OURS, settings=Compatibility(kind="ndpp", entry_weight=1.0), seeds=seeds, is_whole=True)
 

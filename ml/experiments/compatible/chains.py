@@ -67,7 +67,7 @@ def _measured(chain: Chain, arm: Arm, seed: int, _checkpoint: Path) -> RunRecord
         if asking:
             per_query[f"map_{asking}_mixed"] = _mixed(split, new, generations[: asking + 1])
     values: dict[str, Any] = {metric: mean_of(own)[0] for metric, own in per_query.items()}
-    values |= {f"perturbed_degrees_{place}": moved for place, moved in enumerate(degrees, start=1)}
+    values |= {f"furthest_degrees_{place}": moved for place, moved in enumerate(degrees, start=1)}
     return RunRecord(
         name=arm.name, setting=SETTING, seed=seed, values=values, per_query=per_query,
         seconds=time.monotonic() - started, items=split.final.query_items,
@@ -75,7 +75,7 @@ def _measured(chain: Chain, arm: Arm, seed: int, _checkpoint: Path) -> RunRecord
 
 
 def _generations(chain: Chain, arm: Arm, seed: int) -> tuple[list[Encoded], list[float]]:
-    """What each generation makes of every image, and by how many degrees each stage perturbed prototypes."""
+    """What each generation makes of every image, and the degrees of the class that each stage moved furthest."""
     split, classes = chain.split, len(chain.split.base)
     heads = [train_heads(chain.features[0], chain.heads, classes=classes, seed=seed)]
     degrees: list[float] = []
@@ -98,7 +98,7 @@ def _generations(chain: Chain, arm: Arm, seed: int) -> tuple[list[Encoded], list
 
 
 def _moved(trained: TrainedHeads) -> float:
-    return trained.history[-1].get("perturbed_degrees", 0.0)
+    return trained.history[-1].get("furthest_degrees", 0.0)
 
 
 def _mixed(split: ClassSplit, asking: Encoded, generations: list[Encoded]) -> Values:

@@ -21,7 +21,7 @@ from ml.experiments.compatible.measuring import (
     fused_answers,
 )
 from ml.experiments.corrector.serving_encoders import Encoded
-from ml.experiments.data import ClassSplit
+from ml.experiments.data import ClassSplit, Ids
 from ml.experiments.ledger import RunRecord
 
 Flags = NDArray[np.bool_]
@@ -36,15 +36,15 @@ class OldSystem:
     learned: Flags
     record: RunRecord
 
-    def stored(self, split: ClassSplit) -> Stored:
-        """What it stored of the training images, all of which are entries."""
-        return stored_by(split, self.encoded)
+    def stored(self, split: ClassSplit, labels: Ids | None = None) -> Stored:
+        """What it stored of the training images, all of which are entries; see `stored_by`."""
+        return stored_by(split, self.encoded, labels)
 
 
-def stored_by(split: ClassSplit, encoded: Encoded) -> Stored:
-    """What an encoder stored of the training images."""
+def stored_by(split: ClassSplit, encoded: Encoded, labels: Ids | None = None) -> Stored:
+    """What an encoder stored of the training images. labels (n,): as they are known; None: the true ones."""
     codes, embeddings = encoded.codes[split.train], encoded.embeddings[split.train]
-    return stored_of(codes, embeddings, split.train_labels, split.base)
+    return stored_of(codes, embeddings, split.train_labels if labels is None else labels, split.base)
 
 
 def judged_old(split: ClassSplit, encoded: Encoded) -> tuple[dict[str, Any], dict[str, Values]]:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ml.experiments.compatible.arms import FREE, NDPP, Arm
 from ml.experiments.compatible.heads import Holding, TrainedHeads, train_heads
 from ml.experiments.compatible.judging import OldSystem, compared_with_free, judged_new
@@ -14,6 +16,7 @@ from ml.experiments.compatible.old_rows import as_stored, kept_vectors, old_syst
 from ml.experiments.compatible.places import Place
 from ml.experiments.compatible.settings import learned_classes
 from ml.experiments.compatible.trunks import EXPERIMENT, Features
+from ml.experiments.data import Ids
 from ml.experiments.ledger import RunRecord
 from ml.experiments.protocol import PlannedRun
 from ml.experiments.twin_bottleneck.trunks import Condition
@@ -35,6 +38,8 @@ class Task:
         """The row of the arm."""
         old = planned_old(self.place, self.seed)
         identity: dict[str, Any] = {"parent": dict(old.identity), "arm": self.arm.as_values()}
+        if self.place.noise:
+            identity["noise"] = self.place.noise
         return PlannedRun(
             name=self.arm.name, setting=self.place.title, seed=self.seed, identity=identity,
             work=partial(_measured, self),
@@ -46,21 +51,24 @@ class Task:
         return options.ledger.run(run.full_identity(EXPERIMENT, smoke=options.smoke), run.work)
 
 
+def known_labels(place: Place) -> Ids:
+    """(n,) labels of all training images as a new training knows them: with the place's share of wrong ones."""
+    return Condition(noise=place.noise).apply(place.split.train_labels, len(place.split.base))
+
+
 def new_features(place: Place) -> Features:
-    """What the new heads learn from, with the place's share of wrong labels."""
+    """What the new heads learn from."""
     _, features = place.features
-    if not place.noise:
-        return features
-    noisy = Condition(noise=place.noise).apply(features.labels, len(place.split.base))
-    return replace(features, labels=noisy)
+    labels = known_labels(place)[np.searchsorted(place.split.train, features.rows)]
+    return replace(features, labels=labels)
 
 
 def trained_arm(task: Task, old: OldSystem, checkpoint: Path | None) -> TrainedHeads:
-    """The arm's heads."""
+    """The arm's heads. Wrong labels are wrong in prototypes and held codes too."""
     place, arm = task.place, task.arm
     holding = None
     if arm.rule != "free":
-        stored = old.stored(place.split)
+        stored = old.stored(place.split, known_labels(place))
         made = arm.alignment(stored, old.rows, old.learned, place.heads, task.seed)
         assert stored.codes is not None
         holding = Holding(old.encoded.embeddings, stored.codes, made)

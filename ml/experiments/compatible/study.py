@@ -15,9 +15,11 @@ from ml.experiments.compatible.arms import (
     OLD,
     Arm,
     claimed_arms,
+    held_codes_alone,
     ours,
     rivals,
     strengths,
+    tuned_rivals,
     variants,
 )
 from ml.experiments.compatible.asking import questions_of
@@ -104,21 +106,22 @@ def _place_runs(place: Place, *, is_digits: bool) -> Iterator[PlannedRun]:
     if is_digits:
         yield from _arm_runs(place, claimed_arms(DESCRIBED_SEEDS))
         return
-    yield from _arm_runs(place, [*claimed_arms(), ours(), *rivals()])
+    yield from _arm_runs(place, [*claimed_arms(), ours(), held_codes_alone(), *rivals()])
     if name in SWEPT or place.options.smoke:
-        yield from _arm_runs(place, [*strengths(CURVE_SEEDS), *variants()])
+        yield from _arm_runs(place, [*strengths(CURVE_SEEDS), *variants(), *tuned_rivals()])
     yield from _standing_on(place)
     if name == (UNION, NOISY) or place.options.smoke:
         for share in NOISES:
             noisy = replace(place, noise=share)
-            yield from _arm_runs(noisy, claimed_arms(DESCRIBED_SEEDS))
+            arms = [replace(arm, is_whole=False) for arm in claimed_arms(DESCRIBED_SEEDS)]
+            yield from _arm_runs(noisy, arms)
 
 
 def _arm_runs(place: Place, arms: Iterable[Arm]) -> Iterator[PlannedRun]:
     listed = list(arms)
     for seed in place.options.seeds[: max(arm.seeds for arm in listed)]:
         yield planned_old(place, seed)
-    free = next(arm for arm in claimed_arms() if arm.name == FREE)
+    free = next((arm for arm in listed if arm.name == FREE), next(claimed_arms()))
     for arm in listed:
         for seed in place.options.seeds[: arm.seeds]:
             yield Task(place, arm.at(seed), free.at(seed), seed).planned()
@@ -139,9 +142,8 @@ def _chain_runs(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
     chain = Chain(split, options, SMOKE if options.smoke else place.heads)
     yield from chain.trunks
     for arm in claimed_arms():
-        if arm.name != FREE:
-            for seed in options.seeds[:CHAIN_SEEDS]:
-                yield chain.planned(replace(arm, is_whole=False), seed)
+        for seed in options.seeds[:CHAIN_SEEDS]:
+            yield chain.planned(replace(arm, is_whole=False), seed)
 
 
 def _priority(run: PlannedRun) -> tuple[int, int]:

@@ -78,10 +78,10 @@ class Compatibility:
         return self.refresh_epochs or (2 if self.kind == "odpp" else 1)
 
     def for_stage(self, moved_before: float, *, budget: float = 30.0) -> "Compatibility":
-        """The same for a later upgrade of a chain: what all stages move together stays within `budget` degrees.
+        """The same for a later upgrade of a chain: what all stages move a class together stays within `budget` degrees.
 
-        moved_before: degrees by which earlier stages perturbed their prototypes, summed. With nothing left the
-        prototypes stay as they are. Source: method file, section 6 (sequential updates).
+        moved_before: degrees by which earlier stages perturbed the class they moved furthest, summed. With nothing
+        left the prototypes stay as they are. Source: method file, section 6 (sequential updates).
         """
         left = min(self.guard.largest_angle, budget - moved_before)
         if left <= 0:

@@ -37,8 +37,8 @@ class Guard:
         found = self._capped(old.prototypes, moved)
         found = self._owned(old, found)
         share = old.counts / (old.counts + self.rare)
-        is_rare = old.counts < self.rare
-        found = torch.where(is_rare[:, None], slerp(old.prototypes, found, share.float()), found)
+        is_shrunk = (old.counts < self.rare) & (found != old.prototypes).any(dim=1)
+        found = torch.where(is_shrunk[:, None], slerp(old.prototypes, found, share.float()), found)
         return torch.where(old.known[:, None], found, old.prototypes)
 
     def _capped(self, prototypes: Tensor, moved: Tensor) -> Tensor:

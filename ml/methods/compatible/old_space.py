@@ -79,9 +79,11 @@ class OldSpace:
         return max(0, min(100, max(5, count // 40), count - 1))
 
     def threshold(self) -> float:
-        """tau of section 3.2: what one pair in a hundred exceeds, but 0.3 at least."""
+        """tau of section 3.2: what one pair in a hundred exceeds, but 0.3 at least. Twins are not counted, for they are
+        not pushed apart: where there are many, nothing else would exceed it.
+        """
         found = self.cosines()
-        present = found[torch.isfinite(found)]
+        present = found[torch.isfinite(found) & (found <= TWINS)]
         if not len(present):
             return LOWEST_THRESHOLD
         # torch.quantile refuses more than 2^24 numbers, which 4,097 classes give.

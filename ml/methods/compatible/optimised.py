@@ -77,8 +77,9 @@ def spreading_loss(
 
 
 def _threshold_to_new(prototypes: Tensor, new: Tensor, left_out: Tensor) -> float:
-    """As `OldSpace.threshold`, between old prototypes and other classes' new ones."""
-    cosines = (prototypes @ new.T)[~left_out]
+    """As `OldSpace.threshold`, between old prototypes and other classes' new ones; classes not seen yet have none."""
+    seen = (new != 0).any(dim=1)
+    cosines = (prototypes @ new.T)[~left_out & seen]
     if not len(cosines):
         return LOWEST_THRESHOLD
     return max(LOWEST_THRESHOLD, float(torch.quantile(cosines, 0.99)))

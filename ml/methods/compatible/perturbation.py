@@ -38,6 +38,7 @@ class _State(nn.Module):
     displacements: Tensor
     new: Tensor
     moved: Tensor
+    furthest: Tensor
 
     def __init__(self, prototypes: Tensor) -> None:
         super().__init__()
@@ -45,6 +46,7 @@ class _State(nn.Module):
         self.register_buffer("displacements", torch.zeros_like(prototypes))  # ODPP's
         self.register_buffer("new", torch.zeros_like(prototypes))  # zero until a class was seen
         self.register_buffer("moved", torch.zeros(()))  # degrees, mean over classes
+        self.register_buffer("furthest", torch.zeros(()))  # the same, of the class that moved furthest
 
 
 class PrototypeAlignment:
@@ -96,7 +98,10 @@ class PrototypeAlignment:
         loss = prototype_alignment_loss(
             embeddings, self._targets, seen.labels, temperature=self.config.temperature
         )
-        logs = {"alignment": float(loss.detach()), "perturbed_degrees": float(self.state.moved)}
+        logs = {
+            "alignment": float(loss.detach()), "perturbed_degrees": float(self.state.moved),
+            "furthest_degrees": float(self.state.furthest),
+        }  # fmt: skip
         loss = self.config.weight * loss
         if self.entries is not None:
             towards = entry_alignment_loss(
@@ -109,9 +114,9 @@ class PrototypeAlignment:
 
     def _moved_entries(self, entries: StoredEntries) -> Tensor:
         """(n, D) unit: each moved as its class's prototype is."""
-        if self.config.kind == "none":
-            return entries.embeddings
         gone = self.state.perturbed - self.old.prototypes
+        if not bool(gone.any()):
+            return entries.embeddings
         moved = entries.embeddings + gone[entries.labels.clamp(min=0)]
         return F.normalize(torch.where((entries.labels >= 0)[:, None], moved, entries.embeddings), dim=1)
 
@@ -125,16 +130,18 @@ class PrototypeAlignment:
         else:
             moved = self._spread(epoch, new)
         moved = config.guard.applied(self.old, moved)
-        is_unsteady = self._mean_degrees(state.perturbed, moved) > config.steady_degrees
+        is_unsteady = float(self._degrees(state.perturbed, moved).mean()) > config.steady_degrees
         if epoch > config.warmup_epochs and is_unsteady:
             moved = F.normalize(state.perturbed + moved, dim=1)  # between two that are allowed: allowed
         state.perturbed.copy_(moved)
-        state.moved.fill_(self._mean_degrees(self.old.prototypes, moved))
+        degrees = self._degrees(self.old.prototypes, moved)
+        state.moved.copy_(degrees.mean())
+        state.furthest.copy_(degrees.max())
 
-    def _mean_degrees(self, first: Tensor, second: Tensor) -> float:
-        """Over classes that have a prototype; 0 when none has."""
-        angles = angles_between(first, second)[self.old.known]
-        return math.degrees(float(angles.sum()) / max(1, len(angles)))
+    def _degrees(self, first: Tensor, second: Tensor) -> Tensor:
+        """(n,) of the classes that have a prototype; a single 0 when none has."""
+        angles = torch.rad2deg(angles_between(first, second)[self.old.known])
+        return angles if len(angles) else torch.zeros(1)
 
     def _spread(self, epoch: int, new: Tensor | None) -> Tensor:
         """Displacements go on from where the last refresh left them."""
