@@ -30,7 +30,7 @@ from ml.experiments.compatible.arms import (
 from ml.experiments.compatible.heads import train_heads
 from ml.experiments.compatible.judging import OldSystem, compared_with_free, stored_by
 from ml.experiments.compatible.measuring import by_knowledge, crowded_contrast
-from ml.experiments.compatible.new_rows import KEPT, NEW_SEED, Task, new_features, trained_arm
+from ml.experiments.compatible.new_rows import KEPT, KEPT_SEEDS, NEW_SEED, Task, new_features, trained_arm
 from ml.experiments.compatible.old_rows import (
     VECTORS_FILE,
     as_stored,
@@ -206,7 +206,7 @@ def test_rows_say_by_how_much_they_perturbed_and_keep_vectors_only_where_others_
     assert min(float(degrees[name] or 0) for name in (NDPP, OURS)) > 1
     kept = {name for name, record in records.items() if record.files}
     assert kept == {"old", *KEPT}
-    assert task_of(place, arm_of(NDPP), seed=3).record().files == {}
+    assert task_of(place, arm_of(NDPP), seed=KEPT_SEEDS).record().files == {}
 
 
 def test_an_arm_is_measured_with_codes_only_for_the_first_seeds(place: Place) -> None:

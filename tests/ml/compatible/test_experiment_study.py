@@ -13,6 +13,9 @@ from safetensors.numpy import save
 
 from ml.data.images import ImageSet
 from ml.experiments.compatible.arms import (
+    CLAIMED_SEEDS,
+    CURVE_SEEDS,
+    DESCRIBED_SEEDS,
     FREE,
     NDPP,
     ODPP,
@@ -24,7 +27,8 @@ from ml.experiments.compatible.arms import (
     ours,
     rivals,
 )
-from ml.experiments.compatible.study import EXPERIMENT
+from ml.experiments.compatible.asking import FEWEST_SEEDS
+from ml.experiments.compatible.study import CHAIN_SEEDS, EXPERIMENT
 from ml.experiments.compatible.whole import SEEDS, Whole, planned_whole
 from ml.experiments.corrector.serving_encoders import EXPERIMENT as SHARED
 from ml.experiments.corrector.serving_encoders import VECTORS_FILE, Encoded, Role, known_to
@@ -59,7 +63,7 @@ def dataset(name: str, kind: Any = "pack") -> Dataset:
 EVERY = [dataset("grocery"), dataset("clothing"), dataset("fashion_mnist", "digits")]
 
 
-def options(folder: Path, *, seeds: int = 10, smoke: bool = False) -> Options:
+def options(folder: Path, *, seeds: int = CLAIMED_SEEDS, smoke: bool = False) -> Options:
     return Options(seeds=tuple(range(seeds)), smoke=smoke, threads=1, ledger=Ledger(folder / "ledger"))
 
 
@@ -105,16 +109,17 @@ def test_a_plan_holds_every_setting_of_the_union_two_of_grocery_and_one_of_digit
 
 
 def test_what_claims_name_is_measured_with_more_seeds_than_what_is_described(plan: list[PlannedRun]) -> None:
-    ten, five, three = list(range(10)), list(range(5)), list(range(3))
+    claimed, curve, described = (list(range(n)) for n in (CLAIMED_SEEDS, CURVE_SEEDS, DESCRIBED_SEEDS))
+    assert len(claimed) >= len(curve) >= len(described) >= FEWEST_SEEDS
     for name in (OLD, FREE, PLAIN, NDPP, ODPP):
-        assert seeds_of(plan, "more-data", name) == ten
-        assert seeds_of(plan, "more-data, 20% wrong labels", name) == three
-        assert seeds_of(plan, "end-to-end/union", name) == three
-    assert seeds_of(plan, "more-data", OURS) == five
+        assert seeds_of(plan, "more-data", name) == claimed
+        assert seeds_of(plan, "more-data, 20% wrong labels", name) == described
+        assert seeds_of(plan, "end-to-end/union", name) == list(range(SEEDS))
+    assert seeds_of(plan, "more-data", OURS) == list(range(ours().seeds))
     assert seeds_of(plan, "end-to-end/union", OURS) == [0]
-    assert seeds_of(plan, "more-data", f"{NDPP} 0.4") == five
-    assert seeds_of(plan, "chain", NDPP) == five
-    assert seeds_of(plan, "more-data", "advbct") == three
+    assert seeds_of(plan, "more-data", f"{NDPP} 0.4") == curve
+    assert seeds_of(plan, "chain", NDPP) == list(range(CHAIN_SEEDS))
+    assert seeds_of(plan, "more-data", "advbct") == described
 
 
 def test_a_plan_begins_with_trunks_and_goes_on_with_claims_seed_by_seed(plan: list[PlannedRun]) -> None:
@@ -240,7 +245,7 @@ def test_whole_rows_measure_the_shared_encoders_and_train_a_compatible_one(tmp_p
 
 
 def test_the_experiment_is_found_under_its_name_and_shows_its_rows() -> None:
-    assert (EXPERIMENT.name, EXPERIMENT.seeds) == ("compatible", 10)
+    assert (EXPERIMENT.name, EXPERIMENT.seeds) == ("compatible", CLAIMED_SEEDS)
     assert EXPERIMENT.questions(Evidence([], {})) == []
     assert {"title", "about"} <= set(EXPERIMENT.present(Evidence([], {})))
 
