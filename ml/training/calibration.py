@@ -117,7 +117,7 @@ def fit_fusion(
     """
     qualities = [
         sum(
-            ranking_quality((1 - mix) * pairs.code + mix * pairs.cosine, pairs.relevant)
+            _ranking_quality((1 - mix) * pairs.code + mix * pairs.cosine, pairs.relevant)
             for pairs in (known, unseen)
         )
         for mix in mixes
@@ -190,7 +190,7 @@ def rankings(scores: Floats, relevant: Flags) -> Iterator[Ranking]:
         yield Ranking(row_scores[order], row_relevant[order])
 
 
-def ranking_quality(scores: Floats, relevant: Flags) -> float:
+def _ranking_quality(scores: Floats, relevant: Flags) -> float:
     """Mean over queries of (Recall@1 + average precision) / 2, in [0, 1]."""
     found = [
         (recall_at(ranking, 1) + average_precision(ranking)) / 2 for ranking in rankings(scores, relevant)

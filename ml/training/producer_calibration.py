@@ -24,13 +24,11 @@ from ml.training.calibration import (
     Similarities,
     calibration_of,
     fit_fusion,
-    ranking_quality,
 )
 
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 _DRAWS = 4  # of a random half; its other half counts too
-_CLEARLY = 0.02  # of ranking quality: a few hundred queries differ by half of that by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +124,9 @@ class _Level(NamedTuple):
     is_cautious: bool
 
     def beside(self, views: _Views, mixes: Sequence[float]) -> Fusion:
-        """By the newest's mix of similarities, unless the producer's own ranks a mixed gallery clearly better: then one
-        of the two does not compare.
-        """
+        """By the producer's own mix of similarities: right after a promotion the gallery is all its own."""
         own = fit_fusion(views.known, views.unseen, is_cautious=self.is_cautious, mixes=mixes)
-        alike, apart = self._levelled(views, _mix(self.newest)), self._levelled(views, _mix(own))
-        gain = self._quality(views, apart) - self._quality(views, alike)
-        return apart if gain > _CLEARLY else alike
+        return self._levelled(views, _mix(own))
 
     def _levelled(self, views: _Views, mix: float) -> Fusion:
         """Of k best answers, an older producer's j-th best entry is one if it beats the newest's (k + 1 - j)-th, so it
@@ -147,12 +141,6 @@ class _Level(NamedTuple):
         scale = float(new.std() / old.std())
         shift = float(np.median(new[..., ::-1] - scale * old))
         return Fusion(shift, scale * (1 - mix), scale * mix)
-
-    def _quality(self, views: _Views, fusion: Fusion) -> float:
-        """Of ranking a gallery that either made one half of, and its complement: a mean, in [0, 1]."""
-        old, new = _odds(fusion, views.every), _odds(self.newest, self.reference.every)
-        mixed = [np.where(half, old, new) for half in self.halves[:2]]
-        return sum(ranking_quality(odds, views.every.relevant) for odds in mixed) / len(mixed)
 
 
 def _halves(size: int, seed: int) -> list[Flags]:
