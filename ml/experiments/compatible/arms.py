@@ -24,8 +24,8 @@ from ml.methods.compatible.rivals_adversarial import AdvBctAlignment
 
 Rule = Literal["free", "prototypes", "bct", "unibct", "lce", "hot-refresh", "advbct"]
 
-CLAIMED_SEEDS, CURVE_SEEDS, DESCRIBED_SEEDS = 10, 5, 3
-WHOLE_SEEDS = 5  # of which codes and fused answers are measured too
+CLAIMED_SEEDS, DESCRIBED_SEEDS, ABLATION_SEEDS = 10, 3, 1
+WHOLE_SEEDS = 3  # of which codes and fused answers are measured too
 OLD, FREE, PLAIN, NDPP, ODPP = "old", "independent", "prototype-bct", "ndpp", "odpp"
 CODES_ALONE = "held codes alone"
 PUBLISHED_SCALE, TUNED_SCALE = 30.0, 10.0  # the latter: 1 / the temperature of this method
@@ -139,5 +139,5 @@ def variants() -> Iterator[Arm]:
     yield Arm(name="ndpp, old neighbours alone", settings=replace(ndpp, new_strength=0.0))
     yield Arm(name="ndpp, new neighbours alone", settings=replace(ndpp, strength=0.0))
     unmoved = Compatibility(kind="none", entry_weight=1.0)
-    yield Arm(name=f"{OURS}, nothing perturbed", settings=unmoved)
-    yield Arm(name=f"{OURS}, no prototypes", settings=replace(unmoved, weight=0.0))
+    yield Arm(name=f"{OURS}, nothing perturbed", settings=unmoved, seeds=ABLATION_SEEDS)
+    yield Arm(name=f"{OURS}, no prototypes", settings=replace(unmoved, weight=0.0), seeds=ABLATION_SEEDS)

@@ -48,10 +48,9 @@ def _curve(evidence: Evidence) -> Plot:
     series = []
     for setting in swept(evidence):
         names = [PLAIN, *(f"{NDPP} {strength:g}" for strength in STRENGTHS)]
-        found = [
-            np.array(list(evidence.values(setting=setting, name=name, metric="p_1").values()))
-            for name in names
-        ]
+        rows = [evidence.values(setting=setting, name=name, metric="p_1") for name in names]
+        seeds = sorted(set.intersection(*map(set, rows)))
+        found = [np.array([own[seed] for seed in seeds]) for own in rows]
         if not all(map(len, found)):
             continue
         means = [float(values.mean()) for values in found]

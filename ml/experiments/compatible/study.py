@@ -7,8 +7,8 @@ from typing import Any
 from ml.experiments.claims import Question
 from ml.experiments.compatible import presenting
 from ml.experiments.compatible.arms import (
+    ABLATION_SEEDS,
     CLAIMED_SEEDS,
-    CURVE_SEEDS,
     DESCRIBED_SEEDS,
     FREE,
     NOISES,
@@ -37,7 +37,8 @@ from ml.experiments.protocol import Options, PlannedRun
 
 UNION, PACK = "union", "grocery"
 SWEPT = {(UNION, "more-data"), (PACK, "more-classes")}  # where the curve over strengths is drawn
-CHAIN_SEEDS = 5
+CHAIN_SEEDS = 3
+MAPPED = ("more-data", "larger-trunk")  # whose galleries are mapped forward, and encoded anew part by part
 WHOLE_OURS_SEEDS = 1  # end to end, for want of time
 NOISY = "more-data"
 DIGITS_PER_CLASS = 1_000
@@ -108,12 +109,12 @@ def _place_runs(place: Place, *, is_digits: bool) -> Iterator[PlannedRun]:
         return
     yield from _arm_runs(place, [*claimed_arms(), ours(), held_codes_alone(), *rivals()])
     if name in SWEPT or place.options.smoke:
-        yield from _arm_runs(place, [*strengths(CURVE_SEEDS), *variants(), *tuned_rivals()])
+        yield from _arm_runs(place, [*strengths(DESCRIBED_SEEDS), *variants(), *tuned_rivals()])
     yield from _standing_on(place)
     if name == (UNION, NOISY) or place.options.smoke:
         for share in NOISES:
             noisy = replace(place, noise=share)
-            arms = [replace(arm, is_whole=False) for arm in claimed_arms(DESCRIBED_SEEDS)]
+            arms = [replace(arm, is_whole=False) for arm in claimed_arms(ABLATION_SEEDS)]
             yield from _arm_runs(noisy, arms)
 
 
@@ -133,7 +134,7 @@ def _standing_on(place: Place) -> Iterator[PlannedRun]:
     for seed in place.options.seeds[:KEPT_SEEDS]:
         task = Task(place, ndpp, free, seed)
         yield planned_relevance(task)
-        if place.split.name == UNION or place.options.smoke:
+        if (place.split.name == UNION and place.upgrade.name in MAPPED) or place.options.smoke:
             yield from planned_backfill(replace(task, arm=free), task)
 
 
