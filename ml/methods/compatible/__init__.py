@@ -16,9 +16,9 @@ code are those of the method file: no class is its own neighbour, weights never 
 vectors and averaged over active pairs, thresholds come from the data. Deviations from the method file, all chosen on
 validation queries or for cost: temperature 0.1 for 0.05; NDPP perturbs the negatives too, ODPP the positives alone; new
 prototypes begin with the first batch that shows a class instead of one pass over all images; classes above a cosine of
-0.97 are left out as neighbours, not merged; the average that steadies prototypes is taken of guarded ones; the loop is
-the product's (AdamW, cosine schedule, averaged weights, clipping at 1, label smoothing) and keeps its last average, with
-no checkpoint chosen by P_1.
+0.97 are left out as neighbours, not merged; the average that steadies prototypes is taken of guarded ones; the loop
+is the product's (AdamW, cosine schedule, averaged weights, clipping at 1, label smoothing) and keeps its last average,
+with no checkpoint chosen by P_1.
 
 Ours: prototypes of classes that the new training does not show come from stored embeddings, so they stay negatives;
 and, off by default, a loss towards the class's stored entries themselves, moved with their prototype (`entry_weight`).
