@@ -27,10 +27,18 @@ from ml.experiments.compatible.arms import (
     strengths,
     variants,
 )
-from ml.experiments.compatible.heads import train_heads
-from ml.experiments.compatible.judging import OldSystem, compared_with_free, stored_by
+from ml.experiments.compatible.heads import Holding, train_heads
+from ml.experiments.compatible.judging import OldSystem, compared_with_free
 from ml.experiments.compatible.measuring import by_knowledge, crowded_contrast
-from ml.experiments.compatible.new_rows import KEPT, KEPT_SEEDS, NEW_SEED, Task, new_features, trained_arm
+from ml.experiments.compatible.new_rows import (
+    KEPT,
+    KEPT_SEEDS,
+    NEW_SEED,
+    Task,
+    known_labels,
+    new_features,
+    trained_arm,
+)
 from ml.experiments.compatible.old_rows import (
     VECTORS_FILE,
     as_stored,
@@ -288,20 +296,40 @@ def test_a_compatible_row_takes_the_old_systems_word_for_its_images_classes_and_
 
 def test_wrong_labels_change_what_new_heads_learn_and_not_the_old_system(tmp_path: Path) -> None:
     clean, noisy = place_of(tmp_path), place_of(tmp_path, noise=0.4)
-    assert clean.identity() == noisy.identity() | {"noise": 0.0}
-    before, after = (old_system(own, 0) for own in (clean, noisy))
-    assert np.array_equal(before.encoded.embeddings, after.encoded.embeddings)
-    assert before.record.values == after.record.values
-    assert (before.record.setting, after.record.setting) == (
-        "shop/more-data",
-        "shop/more-data, 40% wrong labels",
-    )
-    assert torch.equal(
-        before.stored(clean.split).space.prototypes, stored_by(noisy.split, after.encoded).space.prototypes
-    )
-    assert not np.array_equal(new_features(clean).labels, new_features(noisy).labels)
+    before, after = planned_old(clean, 0), planned_old(noisy, 0)
+    assert (before.setting, before.identity) == (after.setting, after.identity)
+    runs = [task_of(own, arm_of(FREE)).planned() for own in (clean, noisy)]
+    assert runs[1].identity == {**runs[0].identity, "noise": 0.4}
     rows = [task_of(own, arm_of(FREE)).record() for own in (clean, noisy)]
+    assert [row.setting for row in rows] == ["shop/more-data", "shop/more-data, 40% wrong labels"]
     assert float(rows[0].values["self_map"]) > float(rows[1].values["self_map"]) + 0.01
+
+
+def test_wrong_labels_are_wrong_in_what_new_heads_are_held_to_and_true_where_they_are_judged(
+    tmp_path: Path,
+) -> None:
+    place, arm = place_of(tmp_path, noise=0.4), replace(arm_of(OURS), is_whole=False)
+    old, split, labels = old_system(place, 0), place.split, known_labels(place)
+    assert 0.25 < np.mean(labels != split.train_labels) < 0.55
+    stored = old.stored(split, labels)
+    assert stored.codes is not None
+    assert stored.entries is not None
+    assert np.array_equal(stored.entries.labels.numpy(), labels)
+    vectors = old.encoded.embeddings[split.train]
+    means = np.stack([vectors[labels == label].mean(axis=0) for label in range(BASE)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(stored.space.prototypes.numpy(), means, atol=1e-5)
+    made = arm.alignment(stored, old.rows, old.learned, SMOKE, 0)
+    holding = Holding(old.encoded.embeddings, stored.codes, made)
+    by_hand = train_heads(new_features(place), SMOKE, classes=BASE, seed=NEW_SEED, holding=holding)
+    task = task_of(place, arm)
+    trained = trained_arm(task, old, None)
+    assert np.array_equal(trained.encoded.embeddings, by_hand.encoded.embeddings)
+    record, own = task.record(), as_stored(trained)
+    expected = average_precisions(own.embeddings, own.embeddings, split.final)
+    np.testing.assert_allclose(record.per_query["self_map"], expected, atol=1e-6)
+    contrast = crowded_contrast(split.final, record.per_query["self_map"], old.stored(split).space)
+    np.testing.assert_allclose(record.per_query["crowded_contrast"], contrast)
 
 
 def test_free_training_never_waits_for_itself(tmp_path: Path) -> None:
