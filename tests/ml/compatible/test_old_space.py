@@ -86,7 +86,13 @@ def test_too_near_begins_where_one_pair_in_a_hundred_is_but_not_below_three_tent
 
 def test_too_near_is_known_of_more_classes_than_a_quantile_of_torch_takes() -> None:
     half = units(2_050, 2, seed=0, dtype=torch.float32)
-    assert space_of(torch.cat([half, -half])).threshold() == pytest.approx(math.cos(0.01 * math.pi), abs=2e-4)
+    twins = math.acos(0.97)  # nearer ones are not counted
+    expected = math.cos(twins + 0.01 * (math.pi - twins))
+    assert space_of(torch.cat([half, -half])).threshold() == pytest.approx(expected, abs=2e-4)
+
+
+def test_twins_do_not_decide_what_is_too_near_for_they_are_not_pushed_apart() -> None:
+    assert plane(0, 5, 90, 95, 60).threshold() == pytest.approx(math.cos(math.radians(30)), abs=0.01)
 
 
 def test_the_summary_tells_how_crowded_known_classes_are() -> None:

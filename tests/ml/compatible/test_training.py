@@ -183,8 +183,10 @@ def test_a_step_adds_the_alignment_and_the_held_codes_to_the_students_own() -> N
     )
     assert found.logs == {
         **own.logs, "alignment": pytest.approx(aligned), "held_codes": pytest.approx(held),
-        "perturbed_degrees": found.logs["perturbed_degrees"],
+        "perturbed_degrees": pytest.approx(float(alignment.state.moved)),
+        "furthest_degrees": pytest.approx(float(alignment.state.furthest)),
     }  # fmt: skip
+    assert found.logs["furthest_degrees"] > found.logs["perturbed_degrees"] > 0
     free = CompatibleTrainer(student_of(), PrototypeAlignment(space, config), codes=codes, code_weight=0.0)
     free.start_epoch(3)
     assert "held_codes" not in free.training_step(batch).logs
