@@ -312,7 +312,7 @@ def test_what_does_not_go_together_is_refused(monkeypatch: pytest.MonkeyPatch, t
         recipe_with(NEGATIVES, epochs=1)
     with pytest.raises(TypeError, match="trains a Linear, expected a TwoHeaded encoder"):
         beside(Idle(nn.Linear(2, 2)))
-    with pytest.raises(RuntimeError, match="ran its heads .*0.*0.* times, expected each once"):
+    with pytest.raises(RuntimeError, match=r"ran its heads .*0.*0.* times, expected each once"):
         beside(Idle(ImageEncoder(TINY))).training_step(a_batch())
     train_encoder(IMAGES, recipe_with(None), checkpoint=checkpoint)
     before = checkpoint.read_bytes()
