@@ -253,6 +253,8 @@ def _subject(recipe: Recipe, stored: Stored | None) -> str:
         digest = hashlib.sha256(stored.space.prototypes.numpy().tobytes())
         if stored.codes is not None:
             digest.update(stored.codes.pairs.targets.numpy().tobytes())
+        if stored.entries is not None and recipe.compatibility.entry_weight > 0:
+            digest.update(stored.entries.embeddings.numpy().tobytes())
         told.append(f"held to {digest.hexdigest()} by {recipe.compatibility.as_values()}")
     return ", ".join(told)
 

@@ -96,7 +96,7 @@ class Whole:
 
 
 def planned_whole(split: ClassSplit, arms: list[Arm], options: Options) -> list[PlannedRun]:
-    """Rows of the first seeds, and the encoders that they stand on."""
+    """Rows of the first seeds; the encoders that they stand on are trained in their course."""
     planned: list[PlannedRun] = []
     for seed in options.seeds[:SEEDS]:
         whole = Whole(split, seed, options)
