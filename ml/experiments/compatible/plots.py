@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from ml.experiments.claims import Side
 from ml.experiments.compatible.arms import FREE, NDPP, ODPP, OLD, OURS, PLAIN, STRENGTHS
-from ml.experiments.compatible.asking import swept, upgrades
+from ml.experiments.compatible.asking import common_means, swept, upgrades
 from ml.experiments.compatible.chains import SETTING as CHAIN
 from ml.experiments.compatible.settings import CHAIN as GENERATIONS
 from ml.experiments.compatible.tables import titled
@@ -24,17 +25,20 @@ def _trade_off(evidence: Evidence) -> Plot:
     """Self-test over free training's, cross-test over the old system's: up and to the right is better."""
     series = []
     for name in (PLAIN, NDPP, ODPP, OURS):
-        points = [
-            (own / free, cross / old, titled(setting))
-            for setting in upgrades(evidence)
-            if (own := evidence.mean(setting, name, "self_map")) is not None
-            and (cross := evidence.mean(setting, name, "cross_map")) is not None
-            and (free := evidence.mean(setting, FREE, "self_map")) is not None
-            and (old := evidence.mean(setting, OLD, "self_map")) is not None
+        sides = [
+            Side(name, "self_map"),
+            Side(FREE, "self_map"),
+            Side(name, "cross_map"),
+            Side(OLD, "self_map"),
         ]
+        found = {setting: common_means(evidence, setting, sides) for setting in upgrades(evidence)}
+        points = {setting: means for setting, means in found.items() if np.isfinite(means).all()}
         if points:
-            x, y, labels = map(list, zip(*points))
-            series.append({"name": name, "x": x, "y": y, "labels": labels if name == PLAIN else []})
+            series.append({
+                "name": name, "x": [own / free for own, free, _, _ in points.values()],
+                "y": [cross / old for _, _, cross, old in points.values()],
+                "labels": [titled(setting) for setting in points] if name == PLAIN else [],
+            })  # fmt: skip
     return {
         "file": "compatible_trade_off.png", "kind": "scatter",
         "title": "What an alignment costs and gives: mAP by embeddings",
