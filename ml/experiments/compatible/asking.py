@@ -21,7 +21,7 @@ def questions_of(evidence: Evidence) -> list[Question]:
     asked = [question for setting in upgrades(evidence) for question in _of_upgrade(evidence, setting)]
     asked += [question for setting in swept(evidence) for question in _of_curve(evidence, setting)]
     asked += list(_of_chain(evidence))
-    return sorted(asked, key=lambda question: question.id)
+    return sorted(asked, key=lambda question: (int(question.id.strip("Cabc")), question.id))
 
 
 def upgrades(evidence: Evidence) -> list[str]:
