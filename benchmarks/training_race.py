@@ -13,6 +13,7 @@ from itertools import chain, count, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ml.data.images import ImageSet
 from ml.data.sampling import Batch, BatchSource, SamplingConfig
 from ml.methods.compact_metric import CompactMetricTrainer, Config
 from ml.models.config import EncoderConfig
+from ml.models.encoder import ImageEncoder
 from ml.training.loop import FitConfig, StepOutput, fit
 from ml.training.memory import keep_freed_memory
 
@@ -157,7 +159,7 @@ def _train(racer: Racer, race: Race, file: Path, connection: Connection) -> None
         Config(encoder=race.encoder), classes=int(stored["labels"].max()) + 1, compiled=racer.is_compiled
     )
     if racer.is_textbook:
-        made_textbook(trainer.encoder())
+        made_textbook(cast("ImageEncoder", trainer.encoder()))
     trainer.losses = []
     connection.send("ready")
     fit(trainer, _Turns(batches, connection), FitConfig(epochs=race.rounds, precision=racer.precision))
