@@ -25,6 +25,7 @@ from ml.experiments.compatible.arms import (
 from ml.experiments.compatible.asking import questions_of
 from ml.experiments.compatible.backfill import planned_backfill
 from ml.experiments.compatible.chains import Chain
+from ml.experiments.compatible.heads import HeadConfig
 from ml.experiments.compatible.new_rows import KEPT, KEPT_SEEDS, Task
 from ml.experiments.compatible.old_rows import planned_old
 from ml.experiments.compatible.places import SMOKE, Place
@@ -139,8 +140,7 @@ def _standing_on(place: Place) -> Iterator[PlannedRun]:
 
 
 def _chain_runs(split: ClassSplit, options: Options) -> Iterator[PlannedRun]:
-    place = Place(split, UPGRADES[0], options)
-    chain = Chain(split, options, SMOKE if options.smoke else place.heads)
+    chain = Chain(split, options, SMOKE if options.smoke else HeadConfig())
     yield from chain.trunks
     for arm in claimed_arms():
         for seed in options.seeds[:CHAIN_SEEDS]:

@@ -20,7 +20,7 @@ from ml.experiments.compatible.settings import WIDTHS, Generation
 from ml.experiments.data import ClassSplit, Ids
 from ml.experiments.ledger import RunRecord
 from ml.experiments.protocol import Options, PlannedRun
-from ml.experiments.twin_bottleneck.trunks import training_images, trunk_recipe
+from ml.experiments.twin_bottleneck.trunks import pooled_features, training_images, trunk_recipe
 from ml.models.encoder import ImageEncoder
 from ml.training.memory import fastest_precision
 
@@ -74,7 +74,7 @@ def planned_trunk(split: ClassSplit, generation: Generation, options: Options) -
         )
         trained = train_encoder(learned, recipe, checkpoint=checkpoint)
         found = {
-            "vectors": _features(trained.encoder, split.images.images.pixels),
+            "vectors": pooled_features(trained.encoder, split.images.images.pixels),
             "views": _views(trained.encoder, images.pixels, recipe),
         }
         return RunRecord(
@@ -99,17 +99,6 @@ def features_of(split: ClassSplit, generation: Generation, run: PlannedRun, opti
     return Features(
         (found["vectors"] - mean) / scale, (found["views"] - mean) / scale, rows, known[known >= 0]
     )
-
-
-@torch.no_grad()
-def _features(encoder: ImageEncoder, pixels: torch.Tensor) -> NDArray[np.float32]:
-    """(N, F) of whole pictures."""
-    encoder.eval()
-    parts = [
-        encoder.features((chunk.float() / 255.0).contiguous(memory_format=torch.channels_last)).float()
-        for chunk in torch.split(pixels, _CHUNK)
-    ]
-    return torch.cat(parts).numpy()
 
 
 @torch.no_grad()

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from ml.base_version.recipe import Recipe, train_encoder
 from ml.experiments.compatible.arms import FREE, OLD, Arm
 from ml.experiments.compatible.judging import OldSystem, compared_with_free, judged_new, judged_old
+from ml.experiments.compatible.old_rows import encoded_from
 from ml.experiments.compatible.trunks import EXPERIMENT
 from ml.experiments.corrector.serving_encoders import (
     VECTORS_FILE,
-    Encoded,
     Role,
     encode_all,
     encoded_by,
@@ -132,16 +133,18 @@ def _measured_arm(whole: Whole, arm: Arm, checkpoint: Path) -> RunRecord:
         training_images(split, split.train_labels), recipe, stored=old.stored(split), checkpoint=checkpoint
     )
     found = encode_all(trained.encoder, split.images.images.pixels)
-    rounded = found.embeddings.astype(np.float16)
-    vectors = rounded.astype(np.float32)
-    new = Encoded(found.codes, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), found.seconds)
+    kept: dict[str, NDArray[Any]] = {
+        "codes": found.codes,
+        "embeddings": found.embeddings.astype(np.float16),
+    }
+    new = encoded_from(kept)
     values, per_query = judged_new(split, old, new, learned=old.learned, is_whole=True)
     values |= compared_with_free(values, old.record.values, whole.free_values())
     values |= {
         "training_seconds": round(trained.seconds, 1), "epochs": trained.epochs,
         "perturbed_degrees": trained.history[-1]["perturbed_degrees"],
     }  # fmt: skip
-    files = {VECTORS_FILE: save({"codes": found.codes, "embeddings": rounded})}
+    files = {VECTORS_FILE: save(kept)}
     return _record(whole, arm.name, (values, per_query), started, files)
 
 

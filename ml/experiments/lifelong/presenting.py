@@ -11,6 +11,7 @@ from ml.experiments.lifelong.prose import ABOUT, CHOICES, FINDINGS
 from ml.experiments.lifelong.shift_presenting import SHIFT_COLUMNS, shift_plots, shift_tables
 from ml.experiments.lifelong.stored_presenting import stored_tables
 from ml.experiments.lifelong.timing import LENGTHS, MODES
+from ml.experiments.opening import as_list
 
 COLUMNS = [
     "map_all", "map_old", "map_new", "base_map_before", "base_map_after", "words_map_all", "words_map_new",
@@ -39,7 +40,7 @@ def present(evidence: Evidence) -> dict[str, Any]:
     plots += [*_validation_curves(evidence), *growth_plots(evidence), *shift_plots(evidence)]
     return {
         "title": "Lifelong cross-modal hashing (C6a to C6g)",
-        "about": (_what_is_missing(evidence) or _findings()) + ABOUT,
+        "about": (_what_is_missing(evidence) or as_list(FINDINGS)) + ABOUT,
         "tables": [table for table in tables if table["rows"]],
         "columns": COLUMNS,
         "plots": [plot for plot in plots if plot["series"]],
@@ -54,11 +55,6 @@ def _what_is_missing(evidence: Evidence) -> str:
         return ""
     missing = f"; nothing of {', '.join(places)} yet" if places else ""
     return f"**Unfinished: {seeds} of {CLAIMED_SEEDS} seeds{missing}; its claims are not decided.** "
-
-
-def _findings() -> str:
-    """Said first of a whole run, as a list."""
-    return "\n".join(["**What it came to**", "", *(f"- {finding}" for finding in FINDINGS), "", ""])
 
 
 def _settings(evidence: Evidence) -> list[str]:

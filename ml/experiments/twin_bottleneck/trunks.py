@@ -128,7 +128,7 @@ def planned_trunk(split: ClassSplit, condition: Condition, trunk: Recipe) -> Pla
             values={"epochs": trained.epochs, "training_seconds": round(trained.seconds, 1),
                     "known_labels": int((known >= 0).sum())},
             seconds=time.monotonic() - started,
-            files={FEATURES_FILE: save({"features": _features(trained.encoder, split)})},
+            files={FEATURES_FILE: save({"features": pooled_features(trained.encoder, split.images.images.pixels)})},
         )  # fmt: skip
 
     return PlannedRun(
@@ -172,11 +172,11 @@ def training_images(split: ClassSplit, known: NDArray[np.int64]) -> ImageSet:
 
 
 @torch.no_grad()
-def _features(encoder: ImageEncoder, split: ClassSplit) -> NDArray[np.float32]:
-    """(N, F) of every image, in float32."""
+def pooled_features(encoder: ImageEncoder, pixels: torch.Tensor) -> NDArray[np.float32]:
+    """(N, C, S, S) uint8 -> (N, F) of whole pictures, in float32."""
     encoder.eval()
     parts = [
         encoder.features((chunk.float() / 255.0).contiguous(memory_format=torch.channels_last)).float()
-        for chunk in torch.split(split.images.images.pixels, _CHUNK)
+        for chunk in torch.split(pixels, _CHUNK)
     ]
     return torch.cat(parts).numpy()
