@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from ml.data.sampling import Batch
 from ml.models.encoder import ImageEncoder
 from ml.training.loop import StepOutput, Trainer
+from ml.training.watching import watched_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,7 @@ class DistillationTrainer:
         if not isinstance(learner, ImageEncoder):
             raise TypeError(f"the student trains a {type(learner).__name__}, expected an ImageEncoder")
         _check_fit(config, teacher, learner)
-        self.config = config
-        self.student = student
+        self.config, self.student, self._learner = config, student, learner
         self.teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
         self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -89,7 +89,7 @@ class DistillationTrainer:
         if not self.config.is_active:
             return self.student.training_step(batch)
         config = self.config
-        output, logits, embeddings = self._watched_step(batch)
+        output, logits, embeddings = watched_step(self.student, self._learner, batch)
         with torch.no_grad():
             wanted_logits, wanted_embeddings = self.teacher(batch.images)
         loss, logs = output.loss, dict(output.logs)
@@ -119,27 +119,6 @@ class DistillationTrainer:
     def encoder(self) -> nn.Module:
         """The live (not averaged) student encoder."""
         return self.student.encoder()
-
-    def _watched_step(self, batch: Batch) -> tuple[StepOutput, Tensor, Tensor]:
-        """The student's own step, and the (B, L) logits and (B, D) embeddings it made on the way.
-
-        They are read where they arise: a second forward pass would cost time and count the batch twice in
-        the batch-norm statistics. The hook is gone afterwards, so no copy of the encoder carries it.
-        """
-        seen: list[tuple[Tensor, Tensor]] = []
-
-        def watch(_module: nn.Module, _inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
-            seen.append(outputs)
-
-        handle = self.student.encoder().register_forward_hook(watch)
-        try:
-            output = self.student.training_step(batch)
-        finally:
-            handle.remove()
-        if len(seen) != 1:
-            raise RuntimeError(f"the student's step ran its encoder {len(seen)} times, expected once")
-        logits, embeddings = seen[0]
-        return output, logits, embeddings
 
 
 def _to_others(embeddings: Tensor) -> Tensor:
