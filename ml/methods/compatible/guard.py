@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from ml.methods.compatible.old_space import OldSpace
 
 _BISECTIONS = 12
+_OPPOSITE = math.pi - 1e-3  # radians from which on rounding decides which way leads there
 _ALIKE = 1e-4  # radians: between vectors as near as that, all of the way is a straight line
 
 
@@ -44,9 +45,6 @@ class Guard:
     def _capped(self, prototypes: Tensor, moved: Tensor) -> Tensor:
         angles, limit = angles_between(prototypes, moved), math.radians(self.largest_angle)
         nearer = slerp(prototypes, moved, limit / angles.clamp(min=limit))
-        # To the opposite point no way leads rather than another.
-        is_opposite = angles_between(prototypes, nearer) > limit + _ALIKE
-        nearer = torch.where(is_opposite[:, None], prototypes, nearer)
         return torch.where((angles > limit)[:, None], nearer, moved)
 
     def _owned(self, old: OldSpace, moved: Tensor) -> Tensor:
@@ -75,11 +73,14 @@ def angles_between(first: Tensor, second: Tensor) -> Tensor:
 
 
 def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """(C, D) unit rows that lie `share` (C,) in [0, 1] of the angle from start to end; share 0 gives start itself."""
+    """(C, D) unit rows that lie `share` (C,) in [0, 1] of the angle from start to end; share 0 gives start itself.
+
+    So does an end opposite to start: no way leads there rather than another.
+    """
     angles = angles_between(start, end)[:, None]
     share = share[:, None]
     sine = torch.sin(angles).clamp(min=1e-12)
     curved = (torch.sin((1 - share) * angles) * start + torch.sin(share * angles) * end) / sine
     straight = (1 - share) * start + share * end
     found = F.normalize(torch.where(angles > _ALIKE, curved, straight), dim=1)
-    return torch.where(share > 0, found, start)
+    return torch.where((share > 0) & (angles < _OPPOSITE), found, start)

@@ -55,6 +55,9 @@ _AXES = np.eye(5, 3, dtype=np.float32)
 @example(_AXES, _AXES[::-1].copy(), [5] * 5, 0.05, 90.0)  # onto another's place
 @example(np.ones_like(_AXES), _AXES, [5] * 5, 0.05, 20.0)  # all in one place
 @example(_AXES, -_AXES, [0, 1, 2, 0, 1], 0.0, 90.0)
+@example(
+    np.ones_like(_AXES) * 0.0234375, -np.ones_like(_AXES), [0, 0, 0, 0, 3], 0.0, 90.0
+)  # opposite but for rounding
 def test_however_wild_the_wish_every_class_keeps_its_angle_and_its_place(
     prototypes: Floats, wishes: Floats, counts: list[int], margin: float, largest: float
 ) -> None:
