@@ -18,16 +18,19 @@ from safetensors.numpy import save as save_safetensors
 
 from ml.config import config_from_dict
 from ml.models.config import EncoderConfig
-from ml.onnx_encoder import OnnxEncoder, open_onnx_encoder
+from ml.onnx_encoder import FeatureEncoder, OnnxEncoder, open_feature_encoder, open_onnx_encoder
 from ml.protocol import Calibration
+from ml.text_encoder import TextWeights
 
 FORMAT_VERSION = 1
 ARCHITECTURES = ("compact", "residual")
 MANIFEST_FILE, WEIGHTS_FILE, GRAPH_FILE = "manifest.json", "weights.safetensors", "encoder.onnx"
 BUNDLE_FILES = (WEIGHTS_FILE, GRAPH_FILE)
+TEXT_FILE = "text.safetensors"  # a bundle that knows words has it too
 MAX_COMPACT_GRAPH_BYTES = 1_000_000
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILE_BYTES = 512 * 1024 * 1024
+MAX_TEXT_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -76,6 +79,7 @@ class Bundle:
     manifest: Manifest
     weights: Weights
     graph: bytes
+    text: Weights | None = None  # `ml.models.text.TextEncoder.arrays()`; None where no words were learned
 
     @property
     def digest(self) -> str:
@@ -94,16 +98,43 @@ class Bundle:
 
     def encoder(self) -> OnnxEncoder:
         """The serving encoder, free of torch. Raises BundleError when the graph does not fit the manifest."""
-        manifest = self.manifest
         try:
-            return open_onnx_encoder(
-                self.graph,
-                input_size=manifest.input_size,
-                code_bits=manifest.code_bits,
-                dimension=manifest.dimension,
-            )
+            return open_onnx_encoder(self.graph, **self._shapes())
         except ValueError as error:
             raise BundleError(f"{self.path / GRAPH_FILE}: {error}") from error
+
+    def feature_encoder(self) -> FeatureEncoder:
+        """The serving encoder that gives the trunk's features too. Raises what `encoder` raises."""
+        try:
+            return open_feature_encoder(self.graph, **self._shapes())
+        except ValueError as error:
+            raise BundleError(f"{self.path / GRAPH_FILE}: {error}") from error
+
+    def text_encoder(self) -> TextWeights | None:
+        """Words to codes, free of torch; None when the version knows no words.
+
+        Raises BundleError when its arrays are not a text encoder's, or give codes of another length.
+        """
+        if self.text is None:
+            return None
+        try:
+            encoder = TextWeights.of(self.text)
+        except ValueError as error:
+            raise BundleError(f"{self.path / TEXT_FILE}: {error}") from error
+        if encoder.code_bits != self.manifest.code_bits:
+            raise BundleError(
+                f"{self.path / TEXT_FILE}: its codes have {encoder.code_bits} bits, "
+                f"those of images {self.manifest.code_bits}"
+            )
+        return encoder
+
+    def _shapes(self) -> dict[str, int]:
+        manifest = self.manifest
+        return {
+            "input_size": manifest.input_size,
+            "code_bits": manifest.code_bits,
+            "dimension": manifest.dimension,
+        }
 
 
 def write_bundle(
@@ -118,15 +149,18 @@ def write_bundle(
     preprocessing: Mapping[str, Any],
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
+    text: Mapping[str, NDArray[np.float32]] | None = None,
     replace: bool = False,
 ) -> Bundle:
     """Write a bundle under a temporary name, sync it, load it back, and rename it to `target`.
 
-    Raises BundleError (and leaves no trace) when it would not load; FileExistsError when `target` exists and
-    `replace` is false.
+    text: `ml.models.text.TextEncoder.arrays()` of a version that knows words. Raises BundleError (and leaves no
+    trace) when the bundle would not load; FileExistsError when `target` exists and `replace` is false.
     """
     check_free(target, replace=replace)
     contents = {WEIGHTS_FILE: save_safetensors(dict(weights)), GRAPH_FILE: graph}
+    if text is not None:
+        contents[TEXT_FILE] = save_safetensors(dict(text))
     plain: dict[str, Any] = {
         "format": FORMAT_VERSION, "method": method, "architecture": config.trunk.kind, "config": asdict(config),
         "code_bits": config.code_bits, "dimension": config.dimension, "input_size": config.input_size,
@@ -139,13 +173,13 @@ def write_bundle(
         },
     }  # fmt: skip
     plain["digest"] = _digest(plain)
-    text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    manifest = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        for name, data in {**contents, MANIFEST_FILE: text.encode()}.items():
+        for name, data in {**contents, MANIFEST_FILE: manifest.encode()}.items():
             _write_synced(temporary / name, data)
         _sync_folder(temporary)
         load_bundle(temporary)
@@ -166,10 +200,10 @@ def load_bundle(path: Path) -> Bundle:
     """Read and verify a bundle. Raises BundleError naming file and difference, or FileNotFoundError."""
     manifest = read_manifest(path)
     names = sorted(entry.name for entry in path.iterdir())
-    expected = sorted([MANIFEST_FILE, *BUNDLE_FILES])
+    expected = sorted([MANIFEST_FILE, *manifest.files])
     if names != expected:
         raise BundleError(f"{path} holds {', '.join(names)}; expected exactly {', '.join(expected)}")
-    contents = {name: _verified(path / name, manifest.files[name]) for name in BUNDLE_FILES}
+    contents = {name: _verified(path / name, entry) for name, entry in manifest.files.items()}
     graph = contents[GRAPH_FILE]
     if manifest.encoder_config.trunk.kind != manifest.architecture:
         raise BundleError(
@@ -178,12 +212,16 @@ def load_bundle(path: Path) -> Bundle:
         )
     if manifest.architecture == "compact" and len(graph) > MAX_COMPACT_GRAPH_BYTES:
         raise BundleError(f"{path / GRAPH_FILE} has {len(graph)} bytes, allowed {MAX_COMPACT_GRAPH_BYTES}")
-    return Bundle(
+    text = contents.get(TEXT_FILE)
+    bundle = Bundle(
         path=path,
         manifest=manifest,
         weights=_weights(path / WEIGHTS_FILE, contents[WEIGHTS_FILE]),
         graph=graph,
+        text=None if text is None else _weights(path / TEXT_FILE, text),
     )
+    bundle.text_encoder()  # refuses words that would not be served
+    return bundle
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -239,9 +277,11 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check_files(source: Path, files: Any) -> None:
-    if not isinstance(files, dict) or sorted(files) != sorted(BUNDLE_FILES):
+    if not isinstance(files, dict) or set(files) - {TEXT_FILE} != set(BUNDLE_FILES):
         names = sorted(files) if isinstance(files, dict) else files
-        raise BundleError(f"{source}: files are {names}, expected {', '.join(sorted(BUNDLE_FILES))}")
+        raise BundleError(
+            f"{source}: files are {names}, expected {', '.join(sorted(BUNDLE_FILES))}, and {TEXT_FILE} or not"
+        )
     for name, entry in files.items():
         valid = (
             isinstance(entry, dict)
@@ -256,11 +296,9 @@ def _check_files(source: Path, files: Any) -> None:
 def _verified(source: Path, entry: Mapping[str, Any]) -> bytes:
     if source.is_symlink() or not source.is_file():
         raise BundleError(f"{source} is not a regular file")
-    size = source.stat().st_size
-    if size != entry["bytes"] or size > MAX_FILE_BYTES:
-        raise BundleError(
-            f"{source} has {size} bytes, its manifest says {entry['bytes']} (at most {MAX_FILE_BYTES})"
-        )
+    size, most = source.stat().st_size, MAX_TEXT_BYTES if source.name == TEXT_FILE else MAX_FILE_BYTES
+    if size != entry["bytes"] or size > most:
+        raise BundleError(f"{source} has {size} bytes, its manifest says {entry['bytes']} (at most {most})")
     data = source.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != entry["sha256"]:

@@ -105,6 +105,7 @@ def build_candidate(
             "command": _command(recipe, parent), "code_revision": revision(),
             NOTE: note_of(trained, stored, parent),
         },
+        text=parent.text,  # words go by the code space alone, which stays
         replace=replace,
     )  # fmt: skip
 

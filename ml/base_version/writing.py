@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 import torch
 
-from ml.artifacts import Bundle, write_bundle
+from ml.artifacts import Bundle, Weights, write_bundle
 from ml.base_version.recipe import Trained
 from ml.data.images import ImageSet
 from ml.models.export import weights_of
@@ -26,13 +26,14 @@ def write_trained(
     calibration: Mapping[str, Calibration],
     metrics: Mapping[str, Any],
     training: Mapping[str, Any],
+    text: Weights | None = None,
     replace: bool = False,
 ) -> Bundle:
     """Write the bundle of an encoder trained on `images` and exported as `graph`.
 
     calibration: "self" for its own entries, and for those of other producers by their digest.
-    training: what else there is to say about how it came about; recipe, data and machine are added. Raises what
-    write_bundle raises.
+    training: what else there is to say about how it came about; recipe, data and machine are added. text: what it
+    knows of words. Raises what write_bundle raises.
     """
     config = trained.encoder.config
     return write_bundle(
@@ -47,6 +48,7 @@ def write_trained(
                        "mean": list(config.mean), "std": list(config.std)},
         metrics=metrics,
         training={**training, **_note(trained, images)},
+        text=text,
         replace=replace,
     )  # fmt: skip
 

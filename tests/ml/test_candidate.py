@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ml.__main__ import main
-from ml.artifacts import Bundle, BundleError, load_bundle
+from ml.artifacts import TEXT_FILE, Bundle, BundleError, load_bundle, write_bundle
 from ml.base_version.build import command_of
 from ml.base_version.candidate import candidate_recipe, check_recipe, moved_degrees
 from ml.base_version.crossing import Crossing, compatibility_summary
@@ -24,6 +24,7 @@ from ml.data.images import load_images
 from ml.data.reserved import load_reserved
 from ml.methods.twin_bottleneck import Config as TwinBottleneck
 from ml.models.encoder import ImageEncoder
+from ml.models.text import TextConfig, TextEncoder
 from ml.protocol import Encoded, Pixels, pack_bits
 from ml.training.calibration import calibrate
 from tests.ml.small_packs import RECIPE
@@ -35,8 +36,17 @@ SMALL = RECIPE | {
 
 
 @pytest.fixture(scope="module")
-def parent(bundle_path: Path) -> Bundle:
-    return load_bundle(bundle_path)
+def parent(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped version, but that it knows words: those of a text encoder that nobody taught."""
+    shipped = load_bundle(bundle_path)
+    made = shipped.manifest
+    torch.manual_seed(0)
+    return write_bundle(
+        tmp_path_factory.mktemp("parent") / "bundle",
+        method=made.method, config=made.encoder_config, weights=shipped.weights, graph=shipped.graph,
+        labels=made.labels, calibration=made.calibration, preprocessing=made.preprocessing, metrics=made.metrics,
+        training=made.training, text=TextEncoder(TextConfig(buckets=256, hidden=16)).arrays(),
+    )  # fmt: skip
 
 
 def train(packs: Path, target: Path, recipe: dict[str, Any], *options: str) -> int:
@@ -46,20 +56,22 @@ def train(packs: Path, target: Path, recipe: dict[str, Any], *options: str) -> i
 
 
 @pytest.fixture(scope="module")
-def candidate(
-    small_packs: Path, bundle_path: Path, parent: Bundle, tmp_path_factory: pytest.TempPathFactory
-) -> Bundle:
+def candidate(small_packs: Path, parent: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Trained by the command, after `parent` was read."""
     target = tmp_path_factory.mktemp("candidate") / "bundle"
-    assert train(small_packs, target, SMALL, "--parent", str(bundle_path)) == 0
+    assert train(small_packs, target, SMALL, "--parent", str(parent.path)) == 0
     return load_bundle(target)
 
 
+def test_a_candidate_carries_its_parents_words_byte_for_byte(parent: Bundle, candidate: Bundle) -> None:
+    assert (candidate.path / TEXT_FILE).read_bytes() == (parent.path / TEXT_FILE).read_bytes()
+
+
 def test_a_candidate_says_what_it_is_held_to_and_how_to_read_entries_of_either(
-    bundle_path: Path, parent: Bundle, candidate: Bundle
+    parent: Bundle, candidate: Bundle
 ) -> None:
     manifest = candidate.manifest
-    assert load_bundle(bundle_path).digest == parent.digest  # every byte is verified
+    assert load_bundle(parent.path).digest == parent.digest  # every byte is verified
     assert (manifest.method, manifest.code_bits, manifest.dimension) == ("compact", 128, 128)
     assert manifest.training["command"].startswith(
         "python -m ml train --architecture parity --parent DIR --alignment ndpp --config FILE --data "

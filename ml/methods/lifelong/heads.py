@@ -1,5 +1,7 @@
 """What a lifelong increment moves: the image code head and the text code head, into one code space."""
 
+import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,6 +47,20 @@ class LabelNetwork(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """(B, L) -> (B, c)."""
         return torch.tanh(self.layers(rows))
+
+
+def settled(parent: CrossModalHeads, learned: CrossModalHeads, share: float) -> CrossModalHeads:
+    """The learned heads with the image head's weights only `share` (0 to 1) of the way from the parent's.
+
+    Source: weight-space ensembles (WiSE-FT, arXiv 2109.01903). Raises ValueError for another share.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}, allowed: 0 to 1")
+    heads, before = copy.deepcopy(learned), parent.image.state_dict()
+    heads.image.load_state_dict(
+        {name: before[name].lerp(value, share) for name, value in learned.image.state_dict().items()}
+    )
+    return heads
 
 
 @torch.no_grad()
