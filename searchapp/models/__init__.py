@@ -13,6 +13,8 @@ from searchapp.models.catalogue import (
     stored_path,
     thumbnail_path,
 )
+from searchapp.models.code_statistics import CodeGram, CodeTally, CountedEntry, PhotoFeature
+from searchapp.models.duplicates import DuplicatePair
 from searchapp.models.gallery import (
     ChangeKind,
     GalleryChange,
@@ -32,7 +34,11 @@ __all__ = [
     "AuditEvent",
     "Category",
     "ChangeKind",
+    "CodeGram",
+    "CodeTally",
+    "CountedEntry",
     "Deployment",
+    "DuplicatePair",
     "Evaluation",
     "EvaluationQuery",
     "Feedback",
@@ -46,6 +52,7 @@ __all__ = [
     "JobState",
     "ModelVersion",
     "OutboxMessage",
+    "PhotoFeature",
     "Provenance",
     "Query",
     "SearchState",

@@ -37,6 +37,9 @@ class Category(models.Model):
     parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
     path = models.CharField(max_length=500, unique=True, editable=False)
     vertical = models.CharField(max_length=10, choices=Vertical, default=Vertical.PRODUCT)
+    # Set for a category that came to a gallery already in use: it waits to be learned by an increment. One without
+    # is known since the gallery was stocked.
+    learn_asked_at = models.DateTimeField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = CategoryQuerySet.as_manager()

@@ -67,12 +67,16 @@ def base_training_start(
 
 
 def training_leftovers_remove() -> int:
-    """Remove the folders of trainings that ended long ago and that nobody retried; returns how many went."""
+    """Remove the folders of learnings that ended, and of trainings that did so long ago and that nobody retried.
+
+    A learning that is retried begins in a folder of its own. Returns how many went.
+    """
     removed = 0
     for folder in Path(settings.TRAINING_DIR).glob("????????-????-????-????-????????????"):  # named by a job
-        jobs = Job.objects.filter(Q(pk=folder.name) | Q(checkpoint__folder=folder.name), kind=KIND)
+        jobs = Job.objects.filter(Q(pk=folder.name) | Q(checkpoint__folder=folder.name))
         unfinished = jobs.exclude(state__in=FINISHED_STATES)
-        if not (unfinished | jobs.filter(finished_at__gt=DatabaseNow(-KEPT_SECONDS))).exists():
+        retriable = jobs.filter(kind=KIND, finished_at__gt=DatabaseNow(-KEPT_SECONDS))
+        if not (unfinished | retriable).exists():
             shutil.rmtree(folder, ignore_errors=True)
             removed += 1
     return removed

@@ -1,6 +1,7 @@
 """Items, their tags and photos: every write tells the followers, and keeps rows and files in step."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Unpack
 
 from django.contrib.auth.models import AbstractBaseUser
@@ -25,10 +26,12 @@ from searchapp.services.categories import (
     category_ensure,
     category_update,
 )
+from searchapp.services.code_statistics import images_forget
 from searchapp.services.encoding import encode_job_ensure
 from searchapp.services.gallery import Changes, gallery_transaction
 from searchapp.services.item_fields import ItemFields, fields_error, item_apply, search_text_of, tags_clean
 from searchapp.services.media import media_remove_unused
+from searchapp.services.relabelling import items_locked, relabelling
 
 __all__ = [
     "ItemFields",
@@ -39,8 +42,10 @@ __all__ = [
     "image_add",
     "image_delete",
     "image_retry",
+    "image_row_add",
     "item_create",
     "item_delete",
+    "item_row_add",
     "item_update",
     "items_delete",
     "tags_ensure",
@@ -57,6 +62,14 @@ def item_create(*, sku: str, tags: Iterable[str] = (), **fields: Unpack[ItemFiel
 
     Raises InvalidInput naming the fields that are wrong, Conflict when the SKU is taken.
     """
+    with gallery_transaction() as changes:
+        return item_row_add(changes, sku=sku, tags=tags, **fields)
+
+
+def item_row_add(
+    changes: Changes, *, sku: str, tags: Iterable[str] = (), **fields: Unpack[ItemFields]
+) -> Item:
+    """As `item_create`, inside the caller's `gallery_transaction`, which outlives a refusal."""
     item = Item(sku=sku)
     item_apply(item, fields)
     if item.category_id is None:
@@ -64,24 +77,31 @@ def item_create(*, sku: str, tags: Iterable[str] = (), **fields: Unpack[ItemFiel
     names = tags_clean(tags)
     item.search_text = search_text_of(item, names)
     try:
-        with gallery_transaction() as changes:
+        with transaction.atomic():
             item.save(force_insert=True)
-            item.tags.set(tags_ensure(names).values())
-            changes.record(ChangeKind.ITEM_CHANGED, [item.pk])
     except IntegrityError:
         if not Item.objects.filter(sku=sku).exists():
             raise
         raise Conflict(
             f"There is an item with the SKU {sku!r} already.", fields={"sku": "is taken"}
         ) from None
+    item.tags.set(tags_ensure(names).values())
+    changes.record(ChangeKind.ITEM_CHANGED, [item.pk])
     return item
 
 
-def item_update(*, item: Item, tags: Iterable[str] | None = None, **fields: Unpack[ItemFields]) -> Item:
+def item_update(
+    *,
+    item: Item,
+    tags: Iterable[str] | None = None,
+    user: AbstractBaseUser | None = None,
+    **fields: Unpack[ItemFields],
+) -> Item:
     """Change the fields given; others stay. Nothing is written when nothing differs."""
     names = None if tags is None else tags_clean(tags)
     with gallery_transaction() as changes:
-        rows = Item.objects.select_for_update(of=("self",)).select_related("category")
+        # Locked without its category: joined, one that got another category while this waited would not be found.
+        rows = Item.objects.select_for_update()
         sku, item = item.sku, rows.filter(pk=item.pk).first()  # type: ignore[assignment]
         if item is None:
             raise NotFound(f"The item {sku!r} is gone; nothing was changed.")
@@ -92,7 +112,9 @@ def item_update(*, item: Item, tags: Iterable[str] | None = None, **fields: Unpa
             item.tags.set(tags_ensure(names).values())
         if changed or are_tags_changed:
             item.search_text = search_text_of(item, present if names is None else names)
-            item.save(update_fields=[*changed, "search_text", "updated_at"])
+            moving = relabelling([item.pk], action="item.relabel", subject=item.sku, user=user)
+            with moving if "category" in changed else nullcontext():
+                item.save(update_fields=[*changed, "search_text", "updated_at"])
             changes.record(ChangeKind.ITEM_CHANGED, [item.pk])
     return item
 
@@ -119,13 +141,14 @@ def items_delete(*, items: Iterable[Item], user: AbstractBaseUser | None = None)
     deleted = 0
     for start in range(0, len(ids), DELETE_BATCH):
         with gallery_transaction() as changes:
-            deleted += _delete_batch(changes, ids[start : start + DELETE_BATCH], user)
+            deleted += item_rows_delete(changes, ids[start : start + DELETE_BATCH], user)
     return deleted
 
 
-def _delete_batch(changes: Changes, ids: list[int], user: AbstractBaseUser | None) -> int:
-    rows = list(Item.objects.select_for_update(of=("self",)).select_related("category").filter(pk__in=ids))
-    present = [item.pk for item in rows]
+def item_rows_delete(changes: Changes, ids: Sequence[int], user: AbstractBaseUser | None) -> int:
+    """As `items_delete`, a batch of ids inside the caller's `gallery_transaction`."""
+    present = items_locked(ids)
+    rows = list(Item.objects.filter(pk__in=present).select_related("category").order_by("pk"))
     pictures = [_files(*row) for row in _pictures(present)]
     entries = list(GalleryEntry.objects.filter(image__item__in=present).values_list("pk", flat=True))
     for item in rows:
@@ -135,6 +158,7 @@ def _delete_batch(changes: Changes, ids: list[int], user: AbstractBaseUser | Non
             subject=item.sku,
             before={"title": item.title, "category": item.category.path},
         )
+    images_forget(list(ItemImage.objects.filter(item__in=present).values_list("pk", flat=True)))
     Item.objects.filter(pk__in=present).delete()
     changes.record(ChangeKind.ENTRY_REMOVED, entries)
     changes.record(ChangeKind.ITEM_REMOVED, present)
@@ -178,18 +202,30 @@ def image_add(
 def _image_row(item: Item, clean: intake.CleanImage, alt: str, user: AbstractBaseUser | None) -> ItemImage:
     with gallery_transaction() as changes:
         item = Item.objects.select_for_update().get(pk=item.pk)
-        last = item.images.aggregate(last=Max("position"))["last"]
-        image, is_new = ItemImage.objects.get_or_create(
-            item=item,
-            upload_sha256=clean.stored.upload_sha256,
-            defaults={**clean.stored.as_row(), "alt": alt, "position": 0 if last is None else last + 1},
-        )
+        image, is_new = image_row_add(changes, item, clean, alt=alt)
         if is_new:
-            changes.record(ChangeKind.ITEM_CHANGED, [item.pk])
             encode_job_ensure(user)
-        # Look again after the commit: a deletion that ran meanwhile may have taken the file.
-        transaction.on_commit(lambda: intake.image_write(clean))
     return image
+
+
+def image_row_add(
+    changes: Changes, item: Item, clean: intake.CleanImage, *, alt: str = ""
+) -> tuple[ItemImage, bool]:
+    """The row of a photo whose files are written, and whether it is new; inside the caller's `gallery_transaction`.
+
+    The item is locked by the caller, or its own. The caller sees to it that new photos are encoded.
+    """
+    last = item.images.aggregate(last=Max("position"))["last"]
+    image, is_new = ItemImage.objects.get_or_create(
+        item=item,
+        upload_sha256=clean.stored.upload_sha256,
+        defaults={**clean.stored.as_row(), "alt": alt, "position": 0 if last is None else last + 1},
+    )
+    if is_new:
+        changes.record(ChangeKind.ITEM_CHANGED, [item.pk])
+    # Look again after the commit: a deletion that ran meanwhile may have taken the file.
+    transaction.on_commit(lambda: intake.image_write(clean))
+    return image, is_new
 
 
 def image_delete(*, image: ItemImage, user: AbstractBaseUser | None = None) -> None:
@@ -210,6 +246,7 @@ def image_delete(*, image: ItemImage, user: AbstractBaseUser | None = None) -> N
         EvaluationQuery.objects.filter(
             split=ONE_IN_EIGHT, item=row.item_id, upload_sha256=row.upload_sha256
         ).delete()
+        images_forget([row.pk])
         row.delete()
         changes.record(ChangeKind.ENTRY_REMOVED, entries)
         changes.record(ChangeKind.ITEM_CHANGED, [row.item_id])

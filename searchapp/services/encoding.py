@@ -5,17 +5,19 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ml.protocol import Encoder
+from ml.onnx_encoder import FeatureEncoder
 from searchapp.failpoints import failpoint
 from searchapp.models import ItemImage, Job, ModelVersion
 from searchapp.services import intake, versions
+from searchapp.services.duplicate_pairs import duplicates_note
 from searchapp.services.gallery import NewEntry, entries_add, gallery_transaction
+from searchapp.services.intake import UNREADABLE
 from searchapp.services.jobs import JobRun, job_create
+from searchapp.services.near_duplicates import DuplicateSearch
+from searchapp.services.photo_features import feature_bytes
 
 CHUNK = 32
 KIND = "encode_images"
-# What Pillow raises on a file that was damaged after it was stored.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError)
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +38,25 @@ def encode_images(*, version: ModelVersion, image_ids: Iterable[int]) -> list[Ne
 
     Writes no entries: the caller adds them in its own gallery transaction, so that its checkpoint commits with them.
     """
-    encoder = versions.encoder_of(version)
+    encoder = versions.photo_encoder_of(version)
     images = ItemImage.objects.filter(pk__in=list(image_ids)).order_by("pk")
     return [entry for image in images if (entry := _encoded(encoder, image)) is not None]
 
 
-def _encoded(encoder: Encoder, image: ItemImage) -> NewEntry | None:
+def _encoded(encoder: FeatureEncoder, image: ItemImage) -> NewEntry | None:
     """One photo a call: a batch would round differently, and a catalogue photo used as a query must find itself."""
     try:
         pixels = intake.stored_pixels(image.path, input_size=encoder.input_size)
     except UNREADABLE as error:
         photo_mark_failed(image.pk, image.image_sha256, unreadable_reason(error))
         return None
-    encoded = encoder.encode(pixels[None])
+    encoded, features = encoder.encode_with_features(pixels[None])
     return NewEntry(
         image_id=image.pk,
         image_sha256=image.image_sha256,
         code=encoded.packed_codes[0].tobytes(),
         embedding=encoded.embeddings[0].astype("<f2").tobytes(),
+        feature=feature_bytes(features[0]),
     )
 
 
@@ -78,7 +81,7 @@ def encode_missing_run(run: JobRun) -> dict[str, Any]:
     """
     started = time.monotonic()
     state = {"after": 0, "encoded": 0, "failed": 0, **run.checkpoint}
-    version = _producer(run)
+    version, search = _producer(run), DuplicateSearch()
     done = state["encoded"] + state["failed"]
     missing = ItemImage.objects.missing_entry(version.lineage)
     total = done + missing.filter(pk__gt=state["after"]).count()
@@ -94,6 +97,7 @@ def encode_missing_run(run: JobRun) -> dict[str, Any]:
                 "failed": state["failed"] + failed,
             }
             run.save(state)
+        duplicates_note(search, entries, version)
         failpoint("encoding.after_chunk_commit")
         done = state["encoded"] + state["failed"]
         if version != (

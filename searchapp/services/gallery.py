@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 
 from searchapp.failpoints import failpoint
@@ -17,6 +17,7 @@ from searchapp.models import (
     ModelVersion,
     Provenance,
 )
+from searchapp.services.photo_features import features_write
 
 
 @dataclass(slots=True)
@@ -46,7 +47,18 @@ def gallery_transaction() -> Iterator[Changes]:
     failpoint("gallery.after_commit")
 
 
+def references_hold() -> None:
+    """Check now what new rows refer to, and so hold it until the commit. Called before a lock that everybody takes.
+
+    PostgreSQL would do so at the commit: then one that holds the counter waits for a category that another is just
+    deleting or renaming, who waits for the counter.
+    """
+    if connection.vendor == "postgresql":
+        connection.check_constraints()
+
+
 def _write(rows: list[tuple[ChangeKind, int]]) -> None:
+    references_hold()
     GalleryCounter.objects.filter(pk=1).update(value=F("value") + 1)
     sequence = GalleryCounter.objects.values_list("value", flat=True).get(pk=1)
     GalleryChange.objects.bulk_create(
@@ -57,12 +69,15 @@ def _write(rows: list[tuple[ChangeKind, int]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
-    """What an encoder made of one stored photo. `embedding` is little-endian float16 bytes."""
+    """What an encoder made of one stored photo. `embedding` is little-endian float16 bytes, `feature` float32 ones:
+    what the trunk saw (services.photo_features), empty when it is known already.
+    """
 
     image_id: int
     image_sha256: str
     code: bytes
     embedding: bytes
+    feature: bytes = b""
 
 
 def entries_add(
@@ -79,7 +94,10 @@ def entries_add(
     """
     wanted = {entry.image_id: entry for entry in entries}
     present = dict(
-        ItemImage.objects.select_for_update().filter(pk__in=wanted).values_list("pk", "image_sha256")
+        ItemImage.objects.select_for_update()
+        .filter(pk__in=wanted)
+        .order_by("pk")
+        .values_list("pk", "image_sha256")
     )
     coded = set(
         GalleryEntry.objects.filter(producer=version, image_id__in=wanted).values_list("image_id", flat=True)
@@ -103,5 +121,6 @@ def entries_add(
         ],
         batch_size=500,
     )
+    features_write(version, {entry.image_sha256: entry.feature for entry in fresh if entry.feature})
     changes.record(ChangeKind.ENTRY_ADDED, [row.pk for row in created])
     return len(created)

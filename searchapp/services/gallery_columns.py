@@ -36,11 +36,28 @@ def number_of(version: ModelVersion) -> VersionNumber:
 
 def producers_of(version: ModelVersion) -> Producers:
     """Versions of the lineage whose codes and embeddings have this version's sizes, oldest first."""
+    learned_on = _learned_on(version)
     rows = ModelVersion.objects.filter(
         lineage=version.lineage, code_bits=version.code_bits, dimension=version.dimension
     ).order_by("major", "minor")
-    found = list(rows)
-    return Producers(tuple(row.pk for row in found), tuple(number_of(row) for row in found))
+    found = list(rows.only("pk", "major", "minor"))
+
+    def number(row: ModelVersion) -> VersionNumber:
+        is_earlier = row.major == version.major and row.minor < version.minor
+        return VersionNumber(row.major, row.minor, is_earlier and row.pk not in learned_on)
+
+    return Producers(tuple(row.pk for row in found), tuple(map(number, found)))
+
+
+def _learned_on(version: ModelVersion) -> set[int]:
+    """The versions that this one comes from, by their ids."""
+    parents = dict(ModelVersion.objects.filter(lineage=version.lineage).values_list("pk", "parent_id"))
+    found: set[int] = set()
+    above = version.parent_id
+    while above is not None and above not in found:
+        found.add(above)
+        above = parents.get(above)
+    return found
 
 
 def read_entries(version: ModelVersion, *, image_ids: Iterable[int] | None = None) -> EntryColumns:

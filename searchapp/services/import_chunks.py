@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from uuid import UUID
 
-from ml.protocol import Encoder
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.onnx_encoder import FeatureEncoder
 from searchapp.models import Category, Item, ModelVersion
+from searchapp.services.duplicate_photos import FoundPair
 from searchapp.services.import_report import ImportReport
 from searchapp.services.import_sources.records import (
     CatalogueSource,
@@ -14,6 +19,8 @@ from searchapp.services.import_sources.records import (
     RowProblem,
 )
 from searchapp.services.intake import StoredImage
+from searchapp.services.near_duplicates import DuplicateSearch
+from searchapp.services.sketches import Sketch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,9 @@ class PlannedPhoto:
     stored: StoredImage
     code: bytes = b""
     embedding: bytes = b""
+    feature: bytes = b""
+    pixels: NDArray[np.uint8] | None = None
+    sketch: Sketch | None = None
 
 
 @dataclass(slots=True)
@@ -73,6 +83,7 @@ class ChunkPlan:
     items: dict[str, PlannedItem] = field(default_factory=dict)
     queries: list[PlannedQuery] = field(default_factory=list)
     stored: list[StoredImage] = field(default_factory=list)
+    duplicates: list[FoundPair] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -85,12 +96,18 @@ class ImportContext:
 
     source: CatalogueSource
     is_dry: bool
+    waits: bool = False  # whether categories that it brings wait to be learned
     version: ModelVersion | None = None
-    encoder: Encoder | None = None
+    encoder: FeatureEncoder | None = None
     verticals: dict[str, str] = field(default_factory=dict)
     categories: dict[str, Category] = field(default_factory=dict)
     photos_of: dict[str, list[int]] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
+    job_id: UUID | None = None
+    duplicates: DuplicateSearch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.duplicates = DuplicateSearch(is_dry=self.is_dry)
 
 
 def units_of(source: CatalogueSource) -> Iterator[Unit]:

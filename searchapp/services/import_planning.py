@@ -10,9 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 from django.db.models import Max
-from numpy.typing import NDArray
 
 from searchapp.exceptions import InvalidInput
 from searchapp.models import PATH_SEPARATOR, Category, EvaluationQuery, Item, ItemImage, Vertical
@@ -36,6 +34,7 @@ from searchapp.services.import_sources.records import (
 )
 from searchapp.services.intake import StoredImage
 from searchapp.services.item_fields import ItemFields, fields_error, item_apply, tags_clean
+from searchapp.services.photo_features import feature_bytes
 
 SOURCE_LENGTH = 200
 
@@ -176,7 +175,7 @@ def _plan_photo(
     _check_usable(read)
     if read.stored is None or read.sha256 in planned.uploads:
         return False
-    planned.photos.append(_encoded(context, photo, read.stored, read.pixels))
+    planned.photos.append(_encoded(context, photo, read.stored, read))
     planned.uploads.add(read.sha256)
     plan.report.images_added += 1
     counts = context.photos_of.setdefault(planned.record.category, [0, 0])
@@ -190,18 +189,19 @@ def _check_usable(read: ReadPhoto) -> None:
         raise _Unusable({"images": read.problem})
 
 
-def _encoded(
-    context: ImportContext, photo: Photo, stored: StoredImage, pixels: NDArray[np.uint8] | None
-) -> PlannedPhoto:
-    if context.encoder is None or pixels is None:
+def _encoded(context: ImportContext, photo: Photo, stored: StoredImage, read: ReadPhoto) -> PlannedPhoto:
+    if context.encoder is None or read.pixels is None:
         return PlannedPhoto(photo, stored)
     # One photo a call: a batch rounds differently, and a catalogue photo used as a query must find itself.
-    encoded = context.encoder.encode(pixels[None])
+    encoded, features = context.encoder.encode_with_features(read.pixels[None])
     return PlannedPhoto(
         photo,
         stored,
         code=encoded.packed_codes[0].tobytes(),
         embedding=encoded.embeddings[0].astype("<f2").tobytes(),
+        feature=feature_bytes(features[0]),
+        pixels=read.pixels,
+        sketch=read.sketch,
     )
 
 

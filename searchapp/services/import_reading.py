@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from searchapp.exceptions import BadImage, InvalidInput
 from searchapp.services import intake
 from searchapp.services.import_sources.records import CatalogueSource, Photo
+from searchapp.services.sketches import Sketch, sketch_of
 
 AHEAD = 8
 
@@ -36,6 +37,7 @@ class ReadPhoto:
     sha256: str = ""
     stored: intake.StoredImage | None = None
     pixels: NDArray[np.uint8] | None = None
+    sketch: Sketch | None = None
     problem: str = ""
 
 
@@ -77,4 +79,5 @@ def _read(source: CatalogueSource, wanted: PhotoToRead, stored: list[intake.Stor
         intake.image_write(clean)
     if wanted.input_size is None:
         return ReadPhoto(sha256, clean.stored)
-    return ReadPhoto(sha256, clean.stored, intake.pixels_of_stored(clean.data, input_size=wanted.input_size))
+    pixels = intake.pixels_of_stored(clean.data, input_size=wanted.input_size)
+    return ReadPhoto(sha256, clean.stored, pixels, sketch_of(pixels))

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from searchapp.services.import_sources.records import RowProblem
 
+MAX_DUPLICATES = 24  # as with errors
 MAX_ERRORS = 500  # the first ones; the counts stay exact
 
 
@@ -29,6 +30,8 @@ class ImportReport:
     failed: int = 0
     images_added: int = 0
     evaluation_queries: int = 0
+    duplicates_found: int = 0
+    duplicates: list[dict[str, Any]] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
     errors_left_out: int = 0
     position: int = 0
@@ -39,7 +42,9 @@ class ImportReport:
         return cls(**{**checkpoint, "current": Current(**checkpoint.get("current", {}))})
 
     def copy(self) -> "ImportReport":
-        return replace(self, errors=list(self.errors), current=replace(self.current))
+        return replace(
+            self, errors=list(self.errors), duplicates=list(self.duplicates), current=replace(self.current)
+        )
 
     def as_checkpoint(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,6 +60,11 @@ class ImportReport:
             self.errors.append(row)
         else:
             self.errors_left_out += 1
+
+    def duplicate(self) -> bool:
+        """Count a photo that looks like one of another item; True when there is room to tell of it."""
+        self.duplicates_found += 1
+        return len(self.duplicates) < MAX_DUPLICATES
 
     def begin(self, sku: str, *, existed: bool) -> Current:
         """The state of this item, fresh when it is another one than before."""

@@ -2,6 +2,7 @@
 of them."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from django.utils import timezone
@@ -18,10 +19,12 @@ from searchapp.models import (
 from searchapp.services import intake
 from searchapp.services.catalogue import tags_ensure
 from searchapp.services.categories import category_ensure
+from searchapp.services.duplicate_pairs import pairs_write
 from searchapp.services.gallery import Changes, NewEntry, entries_add, gallery_transaction
 from searchapp.services.import_chunks import ChunkPlan, ImportContext, PlannedItem, PlannedPhoto
 from searchapp.services.item_fields import search_text_of
 from searchapp.services.media import media_exists, media_remove_unused
+from searchapp.services.relabelling import relabelling
 
 Save = Callable[[dict[str, Any]], None]
 
@@ -35,9 +38,11 @@ def chunk_write(context: ImportContext, plan: ChunkPlan, save: Save) -> None:
     kept = [planned for planned in plan.items.values() if planned.is_kept]
     with gallery_transaction() as changes:
         categories = _categories(context, kept, plan)
-        _write_items(changes, kept, categories)
+        with _moving(context, kept):
+            _write_items(changes, kept, categories)
         _write_tags([planned for planned in kept if planned.tags is not None])
         _write_photos(changes, kept, context.version)
+        pairs_write(plan.duplicates, job_id=context.job_id)
         _write_queries(plan, kept, categories)
         save(plan.report.as_checkpoint())
     used = {ready.stored.image_sha256 for planned in kept for ready in planned.photos}
@@ -55,8 +60,15 @@ def _categories(context: ImportContext, kept: list[PlannedItem], plan: ChunkPlan
     # In the tree's order, so that two imports never lock each other's categories crosswise.
     for path, vertical in sorted(wanted.items(), key=lambda pair: pair[0].split(PATH_SEPARATOR)):
         if path not in context.categories:
-            context.categories[path] = category_ensure(path, vertical=vertical)
+            context.categories[path] = category_ensure(path, vertical=vertical, waits=context.waits)
     return context.categories
+
+
+def _moving(context: ImportContext, kept: list[PlannedItem]) -> AbstractContextManager[object]:
+    """Around the writing of items: what follows those that get another category."""
+    moved = [planned.item.pk for planned in kept if not planned.is_new and "category" in planned.changed]
+    name = context.source.name
+    return relabelling(moved, action="items.relabel", subject=f"import of {name}") if moved else nullcontext()
 
 
 def _write_items(changes: Changes, kept: list[PlannedItem], categories: dict[str, Category]) -> None:
@@ -108,7 +120,7 @@ def _write_photos(changes: Changes, kept: list[PlannedItem], version: ModelVersi
 
 
 def _entry(row: ItemImage, photo: PlannedPhoto) -> NewEntry:
-    return NewEntry(row.pk, row.image_sha256, code=photo.code, embedding=photo.embedding)
+    return NewEntry(row.pk, row.image_sha256, photo.code, photo.embedding, photo.feature)
 
 
 def _write_queries(plan: ChunkPlan, kept: list[PlannedItem], categories: dict[str, Category]) -> None:

@@ -18,17 +18,17 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import IntegrityError
 
-from searchapp.exceptions import Conflict, InvalidInput
+from searchapp.exceptions import Conflict, InvalidInput, Unavailable
 from searchapp.failpoints import failpoint
-from searchapp.models import Job
+from searchapp.models import GalleryEntry, Job, ModelVersion
 from searchapp.services import versions
 from searchapp.services.encoding import encode_job_ensure
 from searchapp.services.holding_out import held_out_expected, hold_out
 from searchapp.services.import_chunks import ChunkPlan, ImportContext, Unit, units_of
+from searchapp.services.import_duplicates import chunk_compare
 from searchapp.services.import_planning import chunk_plan
 from searchapp.services.import_report import ImportReport
 from searchapp.services.import_sources.detection import ImportOptions, source_opened
-from searchapp.services.import_sources.records import CatalogueSource
 from searchapp.services.import_uploads import (
     import_leftovers_remove,
     import_source_path,
@@ -107,7 +107,10 @@ def import_run(run: JobRun) -> dict[str, Any]:
     workspace = _workspace(run)
     try:
         with source_opened(import_source_path(source), options=options, workspace=workspace) as opened:
-            result = _import(opened, options, report, progress=run.progress, save=run.save)
+            context = ImportContext(
+                opened, is_dry=options.dry_run, waits=_waits(run, options), job_id=run.job.pk
+            )
+            result = _import(context, options, report, progress=run.progress, save=run.save)
     except InvalidInput:
         if run.held().exists():  # an attempt that lost its claim finds its files gone; the new one needs them
             import_upload_remove(source)  # trying again would end the same way
@@ -130,7 +133,14 @@ def import_preview(*, path: Path, options: ImportOptions, progress: Progress) ->
     """What an import would do: the same checks and the same report, and nothing written."""
     workspace = Path(settings.IMPORT_DIR) / f"preview-{uuid.uuid4().hex}"
     with source_opened(path, options=options, workspace=workspace) as opened:
-        return _import(opened, options, ImportReport(), progress=progress, save=_keep_nothing)
+        context = ImportContext(opened, is_dry=options.dry_run)
+        return _import(context, options, ImportReport(), progress=progress, save=_keep_nothing)
+
+
+def _waits(run: JobRun, options: ImportOptions) -> bool:
+    """Whether new categories wait to be learned: when the gallery was in use before this import began."""
+    earlier = GalleryEntry.objects.filter(created_at__lt=run.job.created_at)
+    return not options.is_stock and earlier.exists()
 
 
 def _keep_nothing(checkpoint: dict[str, Any]) -> None:
@@ -139,10 +149,9 @@ def _keep_nothing(checkpoint: dict[str, Any]) -> None:
 
 
 def _import(
-    source: CatalogueSource, options: ImportOptions, report: ImportReport, *, progress: Progress, save: Save
+    context: ImportContext, options: ImportOptions, report: ImportReport, *, progress: Progress, save: Save
 ) -> dict[str, Any]:
-    started, start = time.monotonic(), report.position
-    context = ImportContext(source, is_dry=options.dry_run)
+    started, start, source = time.monotonic(), report.position, context.source
     total = max(source.photo_count(), report.position)
     paths: set[str] = set()
 
@@ -183,11 +192,11 @@ def _import_chunk(
     """Plan and write; plan again when somebody else changed the same rows meanwhile."""
     for _ in range(REPLANS):
         plan = ChunkPlan(report.copy())
-        if not context.is_dry:
-            context.version = versions.default_version_ensure()
-            context.encoder = versions.encoder_of(context.version)
+        context.version = _version_in_use(context)
+        context.encoder = versions.photo_encoder_of(context.version) if context.version else None
         try:
             chunk_plan(context, plan, units, heard)
+            compared = chunk_compare(context, plan)
             if not context.is_dry:
                 chunk_write(context, plan, save)
         except (IntegrityError, RowVanished):
@@ -197,7 +206,18 @@ def _import_chunk(
             context.categories.clear()
             media_remove_unused([(stored.image_sha256, stored.files) for stored in plan.stored])
             raise
-        if context.version is not None and versions.champion().version != context.version:
+        context.duplicates.met(compared, context.version)
+        if not context.is_dry and versions.champion().version != context.version:
             encode_job_ensure()  # another version was put in use meanwhile and cannot find these photos
         return plan.report
     raise Conflict("Other changes to the same items kept getting in the way; try the import again.")
+
+
+def _version_in_use(context: ImportContext) -> ModelVersion | None:
+    """What encodes a chunk's photos. A dry run writes nothing, not even the row of the first version."""
+    if not context.is_dry:
+        return versions.default_version_ensure()
+    try:
+        return versions.champion().version
+    except Unavailable:
+        return context.version or versions.shipped_version()

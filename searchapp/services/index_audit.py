@@ -134,6 +134,10 @@ def _index_check() -> IndexFindings:
 def _chosen_rows(version: ModelVersion) -> Iterator[tuple[Any, ...]]:
     """(entry id, image id, item id, producer name, code, embedding) of the row that stands for each photo."""
     lineage = {row.pk: row for row in ModelVersion.objects.filter(lineage=version.lineage)}
+    line, step = set(), version  # what the version was learned on, and what that was
+    while step.parent_id in lineage:
+        step = lineage[step.parent_id]
+        line.add(step.pk)
     fields = ("pk", "image_id", "image__item_id", "producer_id", "code", "embedding")
     rows = GalleryEntry.objects.filter(producer__in=list(lineage)).order_by("image_id").values_list(*fields)
 
@@ -141,10 +145,11 @@ def _chosen_rows(version: ModelVersion) -> Iterator[tuple[Any, ...]]:
         other = lineage[row[3]]
         if other.major == version.major:
             is_later = other.minor > version.minor
-            return (int(is_later), abs(other.minor - version.minor), 0)
+            is_abandoned = other.minor < version.minor and other.pk not in line
+            return (2 if is_abandoned else int(is_later), abs(other.minor - version.minor), 0)
         is_newer = other.major > version.major
         return (
-            2 + int(is_newer),
+            3 + int(is_newer),
             abs(other.major - version.major),
             other.minor if is_newer else -other.minor,
         )

@@ -21,6 +21,8 @@ from searchapp.models import stored_path, thumbnail_path
 from searchapp.services.image_decoding import decode_for_input, decode_for_storing, decode_stored, shrink
 from searchapp.services.media import media_link, media_read, media_write
 
+# What Pillow raises on a file that was damaged after it was stored.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError)
 THUMBNAIL_SIDE = 400
 _JPEG_QUALITY = 90
 _THUMBNAIL_QUALITY = 80

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -158,7 +159,8 @@ def _fail(run: JobRun, error: Exception) -> None:
 def _is_out_of_space(error: Exception) -> bool:
     is_os_error = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
     is_database = isinstance(error, OperationalError) and any(text in str(error) for text in FULL_DATABASE)
-    return isinstance(error, NoSpace) or is_os_error or is_database
+    # Libraries that write files by themselves have errors of their own, which hold the system's words.
+    return isinstance(error, NoSpace) or is_os_error or is_database or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _finish(run: JobRun, state: JobState, **fields: Any) -> None:

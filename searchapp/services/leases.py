@@ -133,14 +133,15 @@ class JobRun:
             raise RuntimeError("guard() protects the transaction around it, and there is none")
         self._write()
 
-    def save(self, checkpoint: dict[str, Any]) -> None:
+    def save(self, checkpoint: dict[str, Any], *, is_step: bool | None = None) -> None:
         """Keep `checkpoint` in the same transaction as the work it stands for; LeaseLost rolls both back.
 
         A step forward makes the attempts count anew: the cap is for a job that kills its workers at one and
-        the same place, not for a long one on an unsteady machine.
+        the same place, not for a long one on an unsteady machine. Any change is a step, unless `is_step` says
+        otherwise: a job that begins anew after a kill writes what was written before.
         """
         kept = json.dumps(checkpoint, sort_keys=True)
-        is_step = kept != self._saved
+        is_step = kept != self._saved if is_step is None else is_step
         self._write(checkpoint=checkpoint, **({"attempts": 1} if is_step else {}))
         self._saved = kept
         self.job.checkpoint = copy.deepcopy(checkpoint)

@@ -7,7 +7,7 @@ tell; nor can they with held-out photos of fewer than LEAST_ITEMS items.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from ml.evaluation.intervals import Interval, clustered_interval, paired_interval
 from ml.evaluation.retrieval import signs_of
 from ml.evaluation.two_stage import METRICS, CodedSet, answer_values, two_stage_scores
+from ml.protocol import Calibration
+from ml.retrieval.columns import EntryColumns
 from searchapp.models import Evaluation, EvaluationQuery, GalleryEntry, ItemImage, ModelVersion, stored_path
 from searchapp.services import intake, versions
 from searchapp.services.gallery_columns import in_chunks, read_entries, read_items
+from searchapp.services.photo_features import Heard
 
 STORED = "stored"
 MAP_GATE, MAP_LOSS_LIMIT = "map_loss", 0.01
@@ -30,9 +33,8 @@ MAX_QUERIES = 2000
 # Drawing from fewer items again and again shows far too narrow an interval: of one item, none at all.
 LEAST_ITEMS = 10
 SEED = 0
-_BLOCK = 64
+_BLOCK, _CELLS = 64, 16_000_000  # queries at a time, and scores: bounded memory
 
-Heard = Callable[[int, int], None]
 Values = dict[str, NDArray[np.float64]]
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,14 @@ class HeldOut:
     cluster: int  # photos of one item are not independent
 
 
-def held_out_queries() -> list[HeldOut]:
-    """Up to MAX_QUERIES of them, the same ones each time; one whose file is gone is left out."""
+def held_out_queries(*, with_categories: Collection[int] = ()) -> list[HeldOut]:
+    """Up to MAX_QUERIES of them, the same ones each time; and as many of `with_categories`, whatever their place."""
     rows = EvaluationQuery.objects.order_by("image_sha256", "pk")
+    chosen = {row.pk: row for row in rows[:MAX_QUERIES]}
+    if with_categories:
+        chosen |= {row.pk: row for row in rows.filter(category__in=with_categories)[:MAX_QUERIES]}
     found = []
-    for row in rows[:MAX_QUERIES]:
+    for row in chosen.values():
         by_item = row.relevance == EvaluationQuery.Relevance.ITEM and row.item_id is not None
         found.append(
             HeldOut(
@@ -80,23 +85,40 @@ def version_answers(
     version: ModelVersion, queries: Sequence[HeldOut], *, heard: Heard = lambda _done, _total: None
 ) -> Values:
     """METRICS per query, (Q,) each; NaN where nothing relevant is in the version's gallery or the file is gone."""
-    bundle = versions.bundle_of(version)
-    entries = read_entries(version)
-    calibrations = versions.calibrations_of(version, bundle)
-    present, producers = np.unique(entries.producers, return_inverse=True)
-    used = [calibrations[entries.producer_names[position]] for position in present.tolist()]
-    gallery = CodedSet(signs_of(entries.codes), entries.embeddings.astype(np.float32))
-    facts = _EntryFacts(entries.image_ids, entries.item_ids)
+    calibrations = versions.calibrations_of(version, versions.bundle_of(version))
+
+    def encoded(block: slice) -> tuple[list[int], CodedSet]:
+        return _encoded(version, queries[block])
+
+    return gallery_answers(queries, encoded, read_entries(version), calibrations, heard=heard)
+
+
+def gallery_answers(
+    queries: Sequence[HeldOut],
+    encoded: Callable[[slice], tuple[list[int], CodedSet]],
+    gallery: EntryColumns,
+    calibrations: Mapping[str, Calibration],
+    *,
+    heard: Heard = lambda _done, _total: None,
+) -> Values:
+    """METRICS per query, (Q,) each, of a gallery whose producers have these calibrations; NaN as above.
+
+    encoded: of a block of queries, the positions in it of those that could be read, and their codes and embeddings.
+    """
+    present, producers = np.unique(gallery.producers, return_inverse=True)
+    used = [calibrations[gallery.producer_names[position]] for position in present.tolist()]
+    coded = CodedSet(signs_of(gallery.codes), gallery.embeddings.astype(np.float32))
+    facts = _EntryFacts(gallery.image_ids, gallery.item_ids)
     values = {name: np.full(len(queries), np.nan) for name in METRICS}
-    for start in range(0, len(queries), _BLOCK):
+    size = max(1, min(_BLOCK, _CELLS // max(1, len(gallery))))
+    for start in range(0, len(queries), size):
         heard(start, len(queries))
-        block = queries[start : start + _BLOCK]
-        readable, coded = _encoded(version, block)
+        readable, vectors = encoded(slice(start, start + size))
         if not readable or not len(gallery):
             continue
-        asked = [block[at] for at in readable]
+        asked = [queries[start + at] for at in readable]
         relevant, hidden = facts.relevant(asked), facts.own(asked)
-        scores = two_stage_scores(coded, gallery, producers, used, hidden=hidden)
+        scores = two_stage_scores(vectors, coded, producers, used, hidden=hidden)
         for name, found in answer_values(scores, relevant & ~hidden).items():
             values[name][[start + at for at in readable]] = found
     return values

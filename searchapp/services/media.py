@@ -13,7 +13,7 @@ from pathlib import Path
 from django.conf import settings
 
 from searchapp.exceptions import NoSpace
-from searchapp.models import EvaluationQuery, Feedback, ItemImage
+from searchapp.models import EvaluationQuery, Feedback, ItemImage, PhotoFeature
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -87,6 +87,7 @@ def media_remove_unused(pictures: Iterable[tuple[str, tuple[str, ...]]]) -> int:
     for sha256, names in pictures:
         if _is_used(sha256):
             continue
+        PhotoFeature.objects.filter(image_sha256=sha256).delete()  # made again, should the picture come back
         moved = [(media_path(name), _move_aside(media_path(name))) for name in names]
         was_claimed = _is_used(sha256)
         for target, aside in moved:

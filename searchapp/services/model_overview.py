@@ -1,18 +1,38 @@
 """What an operator needs to know of the model versions: which is in use, what each serves, and how good it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Count
 
-from searchapp.models import Deployment, Evaluation, GalleryEntry, ItemImage, Job, ModelVersion
+from searchapp.models import (
+    Category,
+    Deployment,
+    Evaluation,
+    GalleryEntry,
+    ItemImage,
+    Job,
+    JobState,
+    ModelVersion,
+)
 from searchapp.services.base_training import KIND
 from searchapp.services.deploying import PROMOTE, ROLLBACK
+from searchapp.services.drift_watch import KIND as WATCH
+from searchapp.services.learning import KIND as LEARNING
 from searchapp.services.measuring import held_out_fingerprint, held_out_queries, photos_without_entry
 
 LISTED_TRAININGS = 20
 LISTED_MOVES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """What a version learned beside its parent: the result of the job that made it, and the categories' names."""
+
+    result: Mapping[str, Any]
+    categories: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +44,7 @@ class VersionFacts:
     entries: int
     comparable: tuple[str, ...]  # names of the other versions of its lineage
     evaluations: tuple[Evaluation, ...]
+    increment: Increment | None = None
 
     @property
     def is_in_use(self) -> bool:
@@ -39,6 +60,7 @@ class ModelOverview:
     held_out: str  # fingerprint of the held-out photos there are now
     trainings: tuple[Job, ...]  # newest first
     moves: tuple[Job, ...]
+    others: tuple[Job, ...]  # newest of each other kind that concerns versions: increments, looks at drift
 
     def facts_of(self, version: ModelVersion) -> VersionFacts:
         return next(facts for facts in self.versions if facts.version.pk == version.pk)
@@ -56,6 +78,7 @@ def model_overview() -> ModelOverview:
     )
     entries = dict(GalleryEntry.objects.values_list("producer").order_by().annotate(count=Count("pk")))
     in_use = next((row for row in live if row.arm == Deployment.Arm.CHAMPION), None)
+    increments = _increments()
     return ModelOverview(
         versions=tuple(
             VersionFacts(
@@ -64,6 +87,7 @@ def model_overview() -> ModelOverview:
                 entries=entries.get(version.pk, 0),
                 comparable=_comparable(version, versions),
                 evaluations=tuple(version.evaluations.all()),
+                increment=increments.get(version.name),
             )
             for version in reversed(versions)
         ),
@@ -73,7 +97,31 @@ def model_overview() -> ModelOverview:
         held_out=held_out_fingerprint(held_out_queries()),
         trainings=tuple(trainings()),
         moves=tuple(moves()),
+        others=tuple(_newest(LEARNING) + _newest(WATCH)),
     )
+
+
+def unlearned(version: ModelVersion, target: ModelVersion) -> list[str]:
+    """Names of the categories that wait to be learned again once `target` answers instead of `version`."""
+    lost = set(version.label_registry) - set(target.label_registry)
+    rows = Category.objects.filter(slug__in=lost, learn_asked_at__isnull=False)
+    return list(rows.order_by("name").values_list("name", flat=True))
+
+
+def _increments() -> dict[str, Increment]:
+    """By the name of the version that came of each."""
+    done = Job.objects.filter(kind=LEARNING, state=JobState.DONE).values_list("result", flat=True)
+    results = [result for result in done if result and result.get("version")]
+    slugs = {slug for result in results for slug in result["categories"]}
+    names = dict(Category.objects.filter(slug__in=slugs).values_list("slug", "name"))
+    return {
+        result["version"]: Increment(result, tuple(names.get(slug, slug) for slug in result["categories"]))
+        for result in results
+    }
+
+
+def _newest(kind: str) -> list[Job]:
+    return list(Job.objects.filter(kind=kind).select_related("created_by").order_by("-created_at")[:1])
 
 
 def trainings() -> Sequence[Job]:

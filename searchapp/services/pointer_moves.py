@@ -1,8 +1,6 @@
 """The jobs that move the champion pointer: one transaction ends a deployment, begins the next, tells the audit log."""
 
 import time
-from hashlib import sha256
-from itertools import groupby
 from typing import Any
 
 from django.db import transaction
@@ -13,6 +11,7 @@ from searchapp.failpoints import failpoint
 from searchapp.models import Deployment, GalleryEntry, GalleryView, ModelVersion
 from searchapp.services import deploying, encoding, measuring, serving, versions
 from searchapp.services.audit import event_record
+from searchapp.services.code_digest import CODE_FIELDS, codes_digest
 from searchapp.services.database_clock import DatabaseNow
 from searchapp.services.jobs import JobRun
 
@@ -139,16 +138,10 @@ def _measured(run: JobRun, version: ModelVersion, live: ModelVersion) -> measuri
 
 
 class _Digest:
-    """SHA-256 over (photo's SHA-256, producer, packed code), sorted, of every row up to `newest` (design 4.2)."""
+    """The digest of every stored code up to the entry `newest` (design 4.2)."""
 
     def __init__(self, newest: int | None = None) -> None:
         latest = GalleryEntry.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
         self.newest = latest if newest is None else newest
-        digest = sha256()
-        fields = ("image_sha256", "producer__major", "producer__minor", "code")
-        rows = GalleryEntry.objects.filter(pk__lte=self.newest).order_by("image_sha256").values_list(*fields)
-        for _, same_photo in groupby(rows.iterator(chunk_size=5000), key=lambda row: row[0]):
-            # Databases sort text each in their own way, so they sort digests alone.
-            for sha, major, minor, code in sorted((*row[:3], bytes(row[3])) for row in same_photo):
-                digest.update(f"{sha} {major}.{minor} {code.hex()}\n".encode())
-        self.value = digest.hexdigest()
+        rows = GalleryEntry.objects.filter(pk__lte=self.newest).order_by("image_sha256")
+        self.value = codes_digest(rows.values_list(*CODE_FIELDS).iterator(chunk_size=5000))

@@ -16,7 +16,7 @@ from ml.data.packs import is_pack, open_pack
 from searchapp.exceptions import SearchAppError, Unavailable
 from searchapp.models import Job, JobState
 from searchapp.services.drawn_catalogue import drawn_catalogue_write
-from searchapp.services.importing import import_start
+from searchapp.services.importing import ImportOptions, import_start
 from searchapp.services.jobs import job_retry, job_run_here
 
 PACKS = ("grocery", "clothing", "catalog", "places_indoor")
@@ -54,7 +54,8 @@ def _missing(reports: dict[str, Any]) -> str:
 
 def _load_pack(folder: Path, progress: Progress) -> dict[str, Any]:
     key = f"sample:{folder.name}:{open_pack(folder).fingerprint()}"
-    return _finished(import_start(source=str(folder), idempotency_key=key), folder.name, progress)
+    job = import_start(source=str(folder), options=ImportOptions(is_stock=True), idempotency_key=key)
+    return _finished(job, folder.name, progress)
 
 
 def _load_drawn(progress: Progress) -> dict[str, Any]:

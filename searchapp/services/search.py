@@ -1,8 +1,9 @@
 """The four ways to ask: by picture, by words, by an item of the catalogue, by code and embedding.
 
 A picture with words is a refinement: of the REFINE_POOL items that look most alike (inside the filters), those whose
-words match come, the ones with more of the words first and the more alike first among equals. Nothing is hidden behind
-a mixed score: each result keeps the visual score, and an item with none of the words is not in the answer.
+words match come, the ones with more of the words first and the more alike first among equals; then those whose picture
+shows what such words are said of, once a version has learned that. Nothing is hidden behind a mixed score: each result
+keeps the visual score, and an item with neither is not in the answer.
 """
 
 import uuid
@@ -19,7 +20,7 @@ from ml.retrieval.scoring import Hit
 from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import IncompatibleVersion, InvalidInput, NotFound
 from searchapp.models import Item
-from searchapp.services import intake, metrics, query_log, serving, text_search, versions
+from searchapp.services import intake, metrics, query_log, serving, text_search, versions, word_search
 from searchapp.services.explaining import explained
 from searchapp.services.explanations import Explanation
 from searchapp.services.gallery_columns import read_entries
@@ -28,6 +29,7 @@ from searchapp.services.search_answers import (
     EXPLAIN_STAGE,
     Result,
     SearchAnswer,
+    refined_results,
     text_results,
     visual_results,
 )
@@ -80,15 +82,18 @@ def search_by_image(
 
 
 def search_by_text(*, text: str, options: SearchOptions | None = None, visitor: str = "") -> SearchAnswer:
-    """Items whose own words hold the query's (services.text_search says what the score means)."""
+    """Items that answer words, by their own and by what their pictures show (services.word_search)."""
     options = options or SearchOptions()
     clock = StageClock()
     arm = serving.arm_for(visitor)
     words = text_search.query_words(text)
+    scope = scope_of(options)
+    with clock.stage("encode"):
+        code = word_search.code_of(arm, words)
     with clock.stage("shortlist"):
-        matches = text_search.items_matching(words=words, among=scope_of(options).items(), limit=options.k)
+        matches = word_search.items_matching(words=words, code=code, scope=scope, limit=options.k)
     with clock.stage("rows"):
-        results = text_results(matches)
+        results = text_results(matches, arm, asked=code.text if code else "")
     return _answered(_Asked("text", options, text.strip()), arm, clock, results)
 
 
@@ -179,13 +184,10 @@ def _refined(
 ) -> tuple[Result, ...]:
     hits = _hits(arm, clock, vectors, REFINE_POOL, scope.entry_filter())
     with clock.stage("rerank"):
-        found = text_search.words_found(words=words, item_ids=[hit.item_id for hit in hits])
-        matching = [hit for hit in hits if found[hit.item_id]]
-        # The sort is stable: among items with equally many words, the more alike stays first.
-        matching.sort(key=lambda hit: -sum(found[hit.item_id].values()))
-    words_of = {hit.item_id: tuple(word for word in words if word in found[hit.item_id]) for hit in matching}
+        code = word_search.code_of(arm, words)
+        kept = word_search.refined(hits, words=words, code=code)
     with clock.stage("rows"):
-        return visual_results(matching[: scope.options.k], arm, words_of=words_of)
+        return refined_results(kept[: scope.options.k], arm, asked=code.text if code else "")
 
 
 def _stored_vectors(arm: serving.Arm, item: Item) -> list[QueryVectors]:

@@ -9,25 +9,30 @@ from uuid import UUID
 
 from django.conf import settings
 
+from ml.retrieval.code_search import CodeHit
 from ml.retrieval.scoring import Hit, Strength
 from searchapp.models import Category, GalleryEntry, Item, ItemImage, stored_path, thumbnail_path
 from searchapp.services.explanations import Explanation
+from searchapp.services.reasons import (
+    Agreement,
+    Reason,
+    by_picture,
+    by_picture_and_words,
+    by_what_it_shows,
+    by_words,
+)
 from searchapp.services.serving import Arm
-from searchapp.services.text_search import TextMatch
+from searchapp.services.word_search import RefinedHit, WordMatch
 
 STAGES = ("intake", "encode", "shortlist", "rerank", "rows", "total")
 EXPLAIN_STAGE = "explain"  # in the times only when an explanation was asked for
-STAGE_VISUAL = (
-    "Found by its picture: {bits} of {total} code bits agree, then ranked by code and embedding together."
-)
-STAGE_TEXT = "Found by its words: {matched}."
-STAGE_REFINED = "Among what looks most alike ({bits} of {total} code bits agree), its words match: {matched}."
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One item. With a picture, `score` is the calibrated probability of relevance; with words alone, the share of
-    the query's words the item holds (services.text_search), and hamming, producer and provenance are None."""
+    """One item. With a picture, `score` is the calibrated probability of relevance; with words alone, how much of the
+    question is met (services.word_search), and hamming, producer and provenance are None unless it was found without
+    any of the words, by its code. `plain`: why, in sentences for everybody."""
 
     item_id: int
     sku: str
@@ -41,6 +46,7 @@ class Result:
     producer: str | None
     provenance: str | None
     why: Mapping[str, Any]
+    plain: tuple[str, ...]
     facts: "Facts" = field(repr=False, compare=False)
 
     @property
@@ -121,17 +127,11 @@ class SearchAnswer:
         return answer
 
 
-def visual_results(
-    hits: Sequence[Hit],
-    arm: Arm,
-    *,
-    words_of: Mapping[int, tuple[str, ...]] | None = None,
-    tags_of: Item | None = None,
-) -> tuple[Result, ...]:
+def visual_results(hits: Sequence[Hit], arm: Arm, *, tags_of: Item | None = None) -> tuple[Result, ...]:
     """Hits joined with their rows, in two queries however many there are; one whose row is gone is dropped.
 
-    Why.tags: the words that matched (`words_of`, item id -> words), else the tags shared with the item that was
-    asked about (`tags_of`), else those shared with the best match, when that is a strong one.
+    Why.tags: those shared with the item that was asked about (`tags_of`), else those shared with the best match, when
+    that is a strong one.
     """
     rows = _facts_of_entries([hit.entry_id for hit in hits])
     present = [hit for hit in hits if hit.entry_id in rows]
@@ -139,38 +139,50 @@ def visual_results(
     tags = _tags_of_items([*(hit.item_id for hit in present), *asked])
     best = present[0].item_id if present and present[0].strength == "strong" else 0
     reference = tags_of.pk if tags_of else best
-    results = []
-    for hit in present:
-        bits = arm.version.code_bits - hit.hamming
-        words = words_of[hit.item_id] if words_of is not None else None
-        sentence = STAGE_VISUAL if words is None else STAGE_REFINED
-        why = {
-            "stage": sentence.format(bits=bits, total=arm.version.code_bits, matched=", ".join(words or ())),
-            "agreeing_bits": bits,
-            "code_bits": arm.version.code_bits,
-            "tags": list(words) if words is not None else _shared(tags, hit.item_id, reference),
-            "producer": hit.producer,
-        }
-        results.append(_result(rows[hit.entry_id], hit.score, hit.strength, why, hit))
-    return tuple(results)
-
-
-def text_results(matches: Sequence[TextMatch]) -> tuple[Result, ...]:
-    """Text matches joined with their rows and first photos, in two queries however many there are."""
-    rows = _facts_of_items([match.item_id for match in matches])
     return tuple(
-        _result(rows[match.item_id], match.score, match.strength, _why_words(match))
-        for match in matches
-        if match.item_id in rows
+        _result(
+            rows[hit.entry_id],
+            hit.score,
+            hit.strength,
+            by_picture(_agreement(hit, arm), _shared(tags, hit.item_id, reference)),
+            hit,
+        )
+        for hit in present
     )
 
 
-def _why_words(match: TextMatch) -> dict[str, Any]:
-    return {"stage": STAGE_TEXT.format(matched=", ".join(match.words)), "tags": list(match.words)}
+def refined_results(kept: Sequence[RefinedHit], arm: Arm, *, asked: str) -> tuple[Result, ...]:
+    """What looks alike and answers the words `asked`, joined with its rows in one query."""
+    rows = _facts_of_entries([one.hit.entry_id for one in kept])
+    results = []
+    for hit, words in ((one.hit, one.words) for one in kept if one.hit.entry_id in rows):
+        reason = by_picture_and_words(_agreement(hit, arm), words, asked)
+        results.append(_result(rows[hit.entry_id], hit.score, hit.strength, reason, hit))
+    return tuple(results)
+
+
+def text_results(matches: Sequence[WordMatch], arm: Arm, *, asked: str) -> tuple[Result, ...]:
+    """Matches joined with their rows in three queries however many there are: with the photo that was found, or, by
+    words, with the item's first."""
+    shown = {match.item_id: match.near for match in matches if match.near is not None and not match.words}
+    by_entry = _facts_of_entries([hit.entry_id for hit in shown.values()]) if shown else {}
+    by_item = _facts_of_items([match.item_id for match in matches if match.item_id not in shown])
+    results = []
+    for match in matches:
+        hit = shown.get(match.item_id)
+        facts = by_item.get(match.item_id) if hit is None else by_entry.get(hit.entry_id)
+        if facts is not None:  # a row that is gone meanwhile is dropped
+            reason = by_words(match.words) if hit is None else by_what_it_shows(_agreement(hit, arm), asked)
+            results.append(_result(facts, match.score, match.strength, reason, hit))
+    return tuple(results)
+
+
+def _agreement(hit: Hit | CodeHit, arm: Arm) -> Agreement:
+    return Agreement(arm.version.code_bits - hit.hamming, arm.version.code_bits, hit.producer)
 
 
 def _result(
-    facts: "Facts", score: float, strength: Strength, why: Mapping[str, Any], hit: Hit | None = None
+    facts: "Facts", score: float, strength: Strength, reason: Reason, hit: Hit | CodeHit | None
 ) -> Result:
     has_photo = facts.image_id is not None
     return Result(
@@ -185,7 +197,8 @@ def _result(
         hamming=hit.hamming if hit else None,
         producer=hit.producer if hit else None,
         provenance=facts.provenance if hit else None,
-        why=why,
+        why=reason.why,
+        plain=reason.plain,
         facts=facts,
     )
 

@@ -18,6 +18,7 @@ from django.db import close_old_connections, connection
 from ml.protocol import Calibration, Encoder
 from ml.retrieval.two_stage import QueryVectors, search
 from ml.retrieval.view import GalleryView
+from ml.text_encoder import TextWeights
 from searchapp.exceptions import Unavailable
 from searchapp.models import Deployment, ModelVersion
 from searchapp.services import snapshots, versions
@@ -33,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to answer: a version, how it sees the gallery, and what its similarities mean."""
+    """One way to answer: a version, how it sees the gallery, and what its similarities mean.
+
+    words: what puts a text into its code space; None while it has learned none.
+    """
 
     name: str
     deployment_id: int
@@ -41,6 +45,7 @@ class Arm:
     encoder: Encoder
     view: GalleryView
     calibrations: Mapping[str, Calibration]
+    words: TextWeights | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,7 @@ def _arm_loaded(deployment: Deployment, counter: int) -> Arm:
         encoder=versions.encoder_of(version),
         view=view,
         calibrations=versions.calibrations_of(version, bundle),
+        words=bundle.text_encoder(),
     )
     arm = _followed_arm(arm, sequence, counter)
     _prewarm(arm)
@@ -206,7 +212,8 @@ def version_probe(version: ModelVersion) -> int:
     loaded = snapshots.view_loaded(version)
     view, _ = loaded or view_rebuilt(version, engine=engine_for(version))
     calibrations = versions.calibrations_of(version, bundle)
-    _prewarm(Arm(Deployment.Arm.CANDIDATE, 0, version, versions.encoder_of(version), view, calibrations))
+    encoder, words = versions.encoder_of(version), bundle.text_encoder()
+    _prewarm(Arm(Deployment.Arm.CANDIDATE, 0, version, encoder, view, calibrations, words))
     if loaded is None and len(view) >= snapshots.WORTHWHILE_FROM:
         snapshots.snapshot_write(version)
     return len(view)
@@ -218,6 +225,8 @@ def _prewarm(arm: Arm) -> None:
     encoded = arm.encoder.encode(grey)
     vectors = QueryVectors(encoded.packed_codes[0], encoded.embeddings[0])
     search(arm.view, vectors, k=1, calibrations=arm.calibrations)
+    if arm.words is not None:
+        arm.words.encode(["grey"])
 
 
 def _follow_for_ever() -> None:

@@ -98,7 +98,7 @@ class _Training:
         plan, images = self._read()
         self._enter("training", epochs=plan.recipe.fit.epochs)
         start = versions.bundle_of(ModelVersion.objects.get(digest=plan.start)) if plan.start else None
-        with _training_threads():
+        with training_threads():
             made = train_catalogue(
                 images,
                 plan.recipe,
@@ -161,7 +161,7 @@ class _Training:
             self._progress("reading", at, len(plan.photos), f"reading photo {at + 1:,}")
             try:
                 pixels[at] = intake.stored_pixels(photo.path, input_size=size)
-            except encoding.UNREADABLE as error:
+            except intake.UNREADABLE as error:
                 reason = encoding.unreadable_reason(error)
                 encoding.photo_mark_failed(photo.image_id, photo.image_sha256, reason)
                 readable = False
@@ -301,7 +301,7 @@ def history_with(history: Sequence[dict[str, Any]], point: dict[str, Any]) -> li
 
 
 @contextmanager
-def _training_threads() -> Iterator[None]:
+def training_threads() -> Iterator[None]:
     """All cores but one, which is left to those who search meanwhile; serving code counts on a single thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))

@@ -5,8 +5,9 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
@@ -14,15 +15,19 @@ from django.db import IntegrityError, transaction
 from django.db.models import Max
 
 from ml.artifacts import Bundle, BundleError, Manifest, load_bundle, read_manifest
+from ml.onnx_encoder import FeatureEncoder
 from ml.protocol import Calibration, Encoder
 from searchapp.exceptions import IncompatibleVersion, Unavailable
 from searchapp.models import Deployment, GalleryView, ModelVersion
 
 FIRST = (1, 0)
+MOST_OPEN = 4  # encoders of each kind that a process keeps: champion, candidate and those before them
 OWN_ENTRIES = "self"  # the calibration of a version's queries against its own entries
 
+Opened = TypeVar("Opened")
 logger = logging.getLogger(__name__)
 _encoders: dict[str, Encoder] = {}
+_photo_encoders: dict[str, FeatureEncoder] = {}
 _opening = threading.Lock()
 
 
@@ -45,6 +50,15 @@ def default_version_ensure() -> ModelVersion:
     except IntegrityError:  # another process was a moment earlier
         return champion().version
     return version
+
+
+def shipped_version() -> ModelVersion | None:
+    """The version this release would set up first, without a row; None when it came without a bundle."""
+    try:
+        manifest = read_manifest(settings.DEFAULT_BUNDLE)
+    except (BundleError, OSError):
+        return None
+    return ModelVersion(digest=manifest.digest, code_bits=manifest.code_bits, dimension=manifest.dimension)
 
 
 def shipped_candidate_ensure() -> ModelVersion | None:
@@ -150,11 +164,15 @@ def lineage_compatible(query: ModelVersion, producer: ModelVersion) -> bool:
 
 
 def calibrations_of(version: ModelVersion, bundle: Bundle) -> Mapping[str, Calibration]:
-    """Calibration by producer name, for every version of the lineage whose entries this one was measured against."""
+    """Calibration by producer name, for every version of the lineage whose entries this one can be compared with.
+
+    An increment that came later shares trunk, embedding head and code space: its entries are read as own ones.
+    """
     lineage = ModelVersion.objects.filter(lineage=version.lineage).exclude(pk=version.pk)
     measured = bundle.manifest.calibration
     others = {other.name: measured[other.digest] for other in lineage if other.digest in measured}
-    return {**others, version.name: measured[OWN_ENTRIES]}
+    siblings = [other.name for other in lineage if other.major == version.major]
+    return {**dict.fromkeys((*siblings, version.name), measured[OWN_ENTRIES]), **others}
 
 
 def bundle_of(version: ModelVersion) -> Bundle:
@@ -175,13 +193,34 @@ def without_folders(text: str, version: ModelVersion) -> str:
 
 def encoder_of(version: ModelVersion) -> Encoder:
     """The version's encoder, opened once per process and shared by its threads."""
-    encoder = _encoders.get(version.digest)
+    return _held(_encoders, version, Bundle.encoder)
+
+
+def photo_encoder_of(version: ModelVersion) -> FeatureEncoder:
+    """As `encoder_of`, for photos of the catalogue: it also gives what the trunk saw. For workers."""
+    return _held(_photo_encoders, version, Bundle.feature_encoder)
+
+
+def _held(held: dict[str, Opened], version: ModelVersion, opened: Callable[[Bundle], Opened]) -> Opened:
+    """The encoder from `held`, or opened into it. Every increment is a version more, so the first to come goes first;
+    whoever works with one that went keeps it."""
+    encoder = held.get(version.digest)
     if encoder is None:
         with _opening:
-            encoder = _encoders.get(version.digest)
+            encoder = held.get(version.digest)
             if encoder is None:
-                encoder = _encoders[version.digest] = bundle_of(version).encoder()
+                encoder = opened(bundle_of(version))
+                while len(held) >= MOST_OPEN:
+                    held.pop(next(iter(held)))
+                held[version.digest] = encoder
     return encoder
+
+
+def trunk_of(version: ModelVersion) -> ModelVersion:
+    """The `M.0` whose trunk and embedding head all increments of M share."""
+    if version.minor == 0:
+        return version
+    return ModelVersion.objects.get(major=version.major, minor=0)
 
 
 def bundle_store(source: Path) -> Path:
@@ -204,6 +243,12 @@ def bundle_store(source: Path) -> Path:
     return target
 
 
+def bundle_drop(digest: str) -> None:
+    """Remove a stored bundle that became no version. One that did stays, and so does what is not there."""
+    if digest and not ModelVersion.objects.filter(digest=digest).exists():
+        shutil.rmtree(_stored(digest), ignore_errors=True)
+
+
 def _stored(digest: str) -> Path:
     folder: Path = settings.MODEL_DIR / digest
     return folder
@@ -218,6 +263,7 @@ def _after_fork() -> None:
     global _opening  # noqa: PLW0603
     _opening = threading.Lock()
     _encoders.clear()
+    _photo_encoders.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -11,10 +11,14 @@ Key = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class VersionNumber:
-    """`M.m`: M rises with an upgrade of the encoder, m with a lifelong increment."""
+    """`M.m`: M rises with an upgrade of the encoder, m with a lifelong increment.
+
+    is_abandoned: of a producer, an increment that the query version was not learned on, for somebody went back before.
+    """
 
     major: int
     minor: int
+    is_abandoned: bool = False
 
     @property
     def name(self) -> str:
@@ -24,15 +28,18 @@ class VersionNumber:
 def preference(query: VersionNumber, producer: VersionNumber) -> Key:
     """How far `producer` is from the first choice of `query`; the smallest key is taken.
 
-    The row of M with the highest increment <= m; else of M with the lowest > m; else of the nearest older M (there the
-    highest increment, which is nearest); else of the nearest newer M (there the lowest).
+    The row of M with the highest increment <= m that the query version was learned on; else of M with the lowest > m;
+    else of M with the highest that was abandoned; else of the nearest older M (there the highest increment, which is
+    nearest); else of the nearest newer M (there the lowest).
     """
     if producer.major == query.major:
         ahead = producer.minor - query.minor
+        if producer.is_abandoned:
+            return (2, -ahead, 0)
         return (0, -ahead, 0) if ahead <= 0 else (1, ahead, 0)
     if producer.major < query.major:
-        return (2, query.major - producer.major, -producer.minor)
-    return (3, producer.major - query.major, producer.minor)
+        return (3, query.major - producer.major, -producer.minor)
+    return (4, producer.major - query.major, producer.minor)
 
 
 def rows_in_view(

@@ -22,12 +22,13 @@ ITEM_RULES = ("photos", "folders")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
     """`splits` empty means the usual ones; `items` is the rule for folders: each photo, or each folder, is
-    an item."""
+    an item. `is_stock`: new categories count as known; by default those of a gallery in use wait to be learned."""
 
     splits: tuple[str, ...] = ()
     include_reserved: bool = False
     dry_run: bool = False
     items: str = "photos"
+    is_stock: bool = False
 
     def __post_init__(self) -> None:
         unknown = [split for split in self.splits if split not in SPLITS]
