@@ -34,6 +34,7 @@ API: Table = {
     # Also answers for an item whose SKU itself ends in "/images", hence the methods of "api:item".
     "api:item-images": {"GET": EVERYONE, "POST": Role.STAFF, "PATCH": Role.STAFF, "DELETE": Role.STAFF},
     "api:categories": {"GET": EVERYONE, "POST": Role.STAFF},
+    "api:categories-learn": {"POST": Role.STAFF},
     "api:imports": {"POST": Role.STAFF},
     # Staff see every job, others the jobs they started; the rest is 404. Kinds of jobs that concern model versions
     # are cancelled and retried by operators alone (searchapp.job_kinds).
@@ -65,7 +66,12 @@ PAGES: Table = {
     "job-errors": {"GET": Role.STAFF},
     "job-cancel": {"POST": Role.STAFF},
     "job-retry": {"POST": Role.STAFF},
+    # The buttons ask for Django's permissions on top: to change and to delete items and their photos.
+    "duplicates": {"GET": Role.STAFF},
+    "duplicate-keep": {"POST": Role.STAFF},
+    "duplicate-remove": {"GET": Role.STAFF, "POST": Role.STAFF},
     "models": {"GET": Role.OPERATOR},
+    "drift-look": {"POST": Role.OPERATOR},
     "model-promote": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "model-rollback": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "train": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},

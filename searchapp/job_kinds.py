@@ -32,6 +32,23 @@ JOB_KINDS: dict[str, JobKind] = {
         Job.Queue.TRAINING,
         role=Role.OPERATOR,
     ),
+    "learn_categories": JobKind(
+        "Learn new categories",
+        "searchapp.services.learning_run.learning_run",
+        Job.Queue.TRAINING,
+        role=Role.STAFF,
+    ),
+    "watch_drift": JobKind(
+        "Look for shifted photos and moved labels",
+        "searchapp.services.drift_measuring.watch_run",
+        role=Role.OPERATOR,
+    ),
+    "measure_pace": JobKind(
+        "Time this machine",
+        "searchapp.services.pace_measuring.pace_run",
+        Job.Queue.TRAINING,
+        role=Role.OPERATOR,
+    ),
     "promote": JobKind(
         "Put a version in use", "searchapp.services.pointer_moves.promote_run", role=Role.OPERATOR
     ),

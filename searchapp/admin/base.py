@@ -30,7 +30,7 @@ class ReadOnlyAdmin(ModelAdmin):  # type: ignore[misc]
         return False
 
 
-def rehearse(form: "forms.ModelForm[Any]", write: Callable[[], object]) -> None:
+def rehearse(form: forms.BaseForm, write: Callable[[], object]) -> None:
     """Do it and take it back, so that what the service refuses stands beside the field.
 
     The write itself happens later, in `save_model`, with the same values.

@@ -124,19 +124,23 @@ class ImportForm(forms.Form):
     )
 
 
-def category_write(category: Category, data: dict[str, Any]) -> Category:
+def category_write(category: Category, data: dict[str, Any], user: Any = None) -> Category:
     """Create or change a category as the form says."""
     if category.pk is None:
         return catalogue.category_create(name=data["name"], parent=data["parent"], vertical=data["vertical"])
     return catalogue.category_update(
-        category=category, name=data["name"], parent=data["parent"], vertical=data["vertical"]
+        category=category,
+        name=data["name"],
+        parent=data["parent"],
+        vertical=data["vertical"],
+        user=user,
     )
 
 
-def item_write(item: Item, data: dict[str, Any]) -> Item:
+def item_write(item: Item, data: dict[str, Any], user: Any = None) -> Item:
     """Create or change an item as the form says; its photos come afterwards."""
     fields: Any = {name: data[name] for name in ITEM_FIELDS if name in data}
     tags = data["tag_names"].split(",")
     if item.pk is None:
         return catalogue.item_create(sku=data["sku"], tags=tags, **fields)
-    return catalogue.item_update(item=item, tags=tags, **fields)
+    return catalogue.item_update(item=item, tags=tags, user=user, **fields)

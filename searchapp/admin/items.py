@@ -7,7 +7,7 @@ from django.contrib import admin, messages
 from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from import_export.admin import ImportExportModelAdmin
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.import_export.forms import ExportForm, ImportForm
@@ -19,6 +19,7 @@ from searchapp.admin.import_page import import_catalogue, import_confirm
 from searchapp.admin.resources import ItemResource
 from searchapp.models import Item, ItemImage, SearchState
 from searchapp.services import catalogue
+from searchapp.services.duplicate_pairs import with_undecided
 from searchapp.services.photo_details import image_describe
 
 
@@ -44,8 +45,8 @@ class ImageInline(TabularInline):  # type: ignore[misc]
     model = ItemImage
     form = ImageForm
     extra = 0
-    fields = ("preview", "badge", "position", "alt", "size")
-    readonly_fields = ("preview", "badge", "size")
+    fields = ("preview", "badge", "position", "alt", "size", "twins")
+    readonly_fields = ("preview", "badge", "size", "twins")
     hide_title = True
     verbose_name_plural = "Photos"
 
@@ -55,7 +56,7 @@ class ImageInline(TabularInline):  # type: ignore[misc]
     def get_queryset(self, request: HttpRequest) -> QuerySet[ItemImage]:
         found: Any = super().get_queryset(request)
         described: QuerySet[ItemImage] = found.with_state().select_related("item").order_by("position", "pk")
-        return described
+        return with_undecided(described)
 
     @column(description="Photo")
     def preview(self, image: ItemImage) -> str:
@@ -75,6 +76,20 @@ class ImageInline(TabularInline):  # type: ignore[misc]
     @column(description="Size")
     def size(self, image: ItemImage) -> str:
         return f"{image.width} x {image.height}, {max(1, image.size_bytes // 1024)} kB"
+
+    @column(description="Looks like")
+    def twins(self, image: Any) -> str:
+        """Photos of other items that it equals and nobody has decided about yet."""
+        newer, older = image.newer_of_pairs.all(), image.older_of_pairs.all()
+        items = [pair.old_image.item for pair in newer] + [pair.new_image.item for pair in older]
+        if not items:
+            return ""
+        links = format_html_join(", ", '<a class="underline" href="{}">{}</a>', map(_item_link, items))
+        return format_html('{} · <a class="underline" href="{}">Decide</a>', links, reverse("duplicates"))
+
+
+def _item_link(item: Item) -> tuple[str, str]:
+    return reverse("admin:searchapp_item_change", args=[item.pk]), item.title or item.sku
 
 
 @admin.register(Item)
@@ -134,7 +149,8 @@ class ItemAdmin(ModelAdmin, ImportExportModelAdmin):  # type: ignore[misc]
         return item_url(obj.sku) if obj else None
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: bool) -> None:  # noqa: FBT001
-        saved = item_write(Item.objects.get(pk=obj.pk) if change else Item(), form.cleaned_data)
+        row = Item.objects.get(pk=obj.pk) if change else Item()
+        saved = item_write(row, form.cleaned_data, request.user)
         obj.__dict__.update(saved.__dict__)  # the admin goes on with its own instance
         for photo in form.cleaned_data["photos"]:
             catalogue.image_add(item=saved, data=photo.read(), filename=photo.name, user=request.user)  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ class ItemResource(resources.ModelResource):  # type: ignore[misc]
         return SEPARATOR.join(item.tags.values_list("name", flat=True))
 
     def before_save_instance(self, instance: Item, row: Any, **kwargs: Any) -> None:
-        del kwargs
+        instance.changed_by = kwargs.get("user")  # type: ignore[attr-defined]
         tags = row.get("tags")
         instance.tag_names = None if tags is None else str(tags).split(SEPARATOR)  # type: ignore[attr-defined]
 
@@ -64,7 +64,8 @@ class ItemResource(resources.ModelResource):  # type: ignore[misc]
         if is_create:
             instance.pk = catalogue.item_create(sku=instance.sku, tags=tags or [], **values).pk
         else:
-            catalogue.item_update(item=instance, tags=tags, **values)
+            user = instance.changed_by  # type: ignore[attr-defined]
+            catalogue.item_update(item=instance, tags=tags, user=user, **values)
 
     def save_m2m(self, *args: Any, **kwargs: Any) -> None:
         """The service has set the tags already."""

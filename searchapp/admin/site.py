@@ -21,6 +21,8 @@ from searchapp.models import (
     Job,
     JobState,
 )
+from searchapp.services.category_progress import learnable_count
+from searchapp.services.duplicate_pairs import undecided_count
 
 LATEST = 5
 
@@ -58,6 +60,8 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         {"label": "Photos failed", "value": photos["failed"], "query": "?state=failed"},
         {"label": "Held-out photos", "value": EvaluationQuery.objects.count(), "query": None},
     ]
+    context["alike"] = undecided_count()
+    context["learnable"] = learnable_count()
     context["champion"] = champion
     context["active_jobs"] = Job.objects.filter(state__in=[JobState.QUEUED, JobState.RUNNING])[:LATEST]
     context["failed_jobs"] = Job.objects.filter(state=JobState.FAILED)[:LATEST]

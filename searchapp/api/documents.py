@@ -72,7 +72,9 @@ class SearchResult(Shape):
     category = serializers.CharField()
     image = serializers.CharField(allow_null=True)
     thumbnail = serializers.CharField(allow_null=True)
-    score = serializers.FloatField(help_text="Calibrated probability that this is what was meant.")
+    score = serializers.FloatField(
+        help_text="Calibrated probability that this is what was meant; with words alone, how much of them is met."
+    )
     strength = serializers.CharField()
     hamming = serializers.IntegerField(
         allow_null=True, help_text="Differing code bits, if any were compared."
@@ -187,6 +189,15 @@ class CategoryInput(Input):
     vertical = serializers.ChoiceField(Vertical.choices, required=False)
 
 
+class LearningInput(Input):
+    categories = serializers.ListField(
+        child=serializers.CharField(),
+        required=False,
+        max_length=200,
+        help_text="Slugs of categories that wait; without any, all that wait and have photos.",
+    )
+
+
 class Category(Shape):
     slug = serializers.CharField()
     name = serializers.CharField()
@@ -194,6 +205,9 @@ class Category(Shape):
     parent = serializers.CharField(allow_null=True)  # type: ignore[assignment]
     vertical = serializers.ChoiceField(Vertical.choices)
     items = serializers.IntegerField()
+    waits = serializers.BooleanField(
+        help_text="Whether it came to a gallery in use and is yet to be learned."
+    )
 
 
 class CategoryList(Shape):

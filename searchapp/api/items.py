@@ -84,7 +84,8 @@ class ItemView(ApiView):
     )
     def patch(self, request: Request, sku: str) -> Response:
         item = browsing.item_named(sku)
-        catalogue.item_update(item=item, **_fields(documents.ItemChange(data=request.data)))
+        changes = _fields(documents.ItemChange(data=request.data))
+        catalogue.item_update(item=item, user=self.person, **changes)
         return Response(item_resource(browsing.item_named(sku, with_state=True), is_staff=True))
 
     @operation("item_delete", "Delete an item with its photos", answers={204: None}, errors=(404,))

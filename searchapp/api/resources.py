@@ -1,5 +1,6 @@
 """Rows as the JSON that callers see. Plain functions: a list of fifty items needs no machinery."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -49,7 +50,8 @@ def image_resource(image: ItemImage, *, is_staff: bool) -> dict[str, Any]:
     return resource
 
 
-def category_resource(category: Category) -> dict[str, Any]:
+def category_resource(category: Category, learned: Collection[str]) -> dict[str, Any]:
+    """`learned`: slugs that the version in use has learned."""
     return {
         "slug": category.slug,
         "name": category.name,
@@ -57,6 +59,7 @@ def category_resource(category: Category) -> dict[str, Any]:
         "parent": category.parent.slug if category.parent else None,
         "vertical": category.vertical,
         "items": getattr(category, "item_count", 0),
+        "waits": category.learn_asked_at is not None and category.slug not in learned,
     }
 
 

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, path
 
-from searchapp.api.categories import CategoriesView
+from searchapp.api.categories import CategoriesView, LearnView
 from searchapp.api.docs import DocsView, SchemaView, unknown
 from searchapp.api.feedback import FeedbackView
 from searchapp.api.imports import ImportsView
@@ -20,6 +20,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("v1/items/<path:sku>/images", ItemImagesView.as_view(), name="item-images"),
     path("v1/items/<path:sku>", ItemView.as_view(), name="item"),
     path("v1/categories", CategoriesView.as_view(), name="categories"),
+    path("v1/categories/learn", LearnView.as_view(), name="categories-learn"),
     path("v1/imports", ImportsView.as_view(), name="imports"),
     path("v1/jobs/<uuid:job_id>", JobView.as_view(), name="job"),
     path("v1/jobs/<uuid:job_id>/cancel", JobCancelView.as_view(), name="job-cancel"),

@@ -146,6 +146,9 @@ JOB_LEASE_SECONDS = read_int("JOB_LEASE_SECONDS", default=20, low=2, high=3600)
 JOB_MAX_ATTEMPTS = read_int("JOB_MAX_ATTEMPTS", default=3, low=1, high=100)
 SWEEP_SECONDS = read_int("SWEEP_SECONDS", default=5, low=1, high=60)
 
+# Categories added within so many seconds are learned in one increment.
+LEARN_WINDOW_SECONDS = 3
+
 # --- files --------------------------------------------------------------------------------------------------
 MEDIA_URL = "/media/"
 MEDIA_ROOT = DATA_DIR / "media"

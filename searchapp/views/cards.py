@@ -1,7 +1,6 @@
 """View models of photos and result cards: every word and number a template shows, ready made."""
 
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -127,15 +126,7 @@ def result_card(result: Result, *, query_id: UUID, is_staff: bool, explain_metho
 
 def _reasons(result: Result, *, is_staff: bool) -> tuple[str, ...]:
     """Plain words for shoppers; the figures behind them for staff."""
-    why: dict[str, Any] = dict(result.why)
-    reasons = []
-    if result.hamming is None:
-        reasons.append(str(why["stage"]))
-    else:
-        bits, agreeing = why["code_bits"], why["agreeing_bits"]
-        reasons.append(f"It looks alike: {agreeing} of {bits} visual traits agree.")
-        if why.get("tags"):
-            reasons.append("In common: " + ", ".join(why["tags"][:6]) + ".")
+    reasons = [*result.plain]
     if is_staff:
         reasons.append(f"SKU {result.sku}, score {result.score:.4f}")
         if result.hamming is not None:

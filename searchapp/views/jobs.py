@@ -22,6 +22,7 @@ from searchapp.job_kinds import JOB_KINDS, may_steer
 from searchapp.models import FINISHED_STATES, Job, JobState
 from searchapp.services import jobs
 from searchapp.services.database_clock import database_now
+from searchapp.views.pair_cards import pairs_of_job
 
 LISTED = 50
 FIRST_ERRORS = 5
@@ -33,6 +34,7 @@ COUNTS = (
     ("encoded", "Encoded"),
     ("failed", "Failed"),
     ("evaluation_queries", "Held-out photos"),
+    ("duplicates_found", "Look alike"),
 )
 
 
@@ -84,11 +86,13 @@ def job_list(request: HttpRequest) -> HttpResponse:
 
 def job_report(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """GET /jobs/<id>/: everything about one job."""
-    row = row_of(_job(job_id), database_now(), first_errors=None, role=role_of(request.user, None))
+    job = _job(job_id)
+    row = row_of(job, database_now(), first_errors=None, role=role_of(request.user, None))
+    context = {"row": row, "pairs": pairs_of_job(job, request.user)}
     if request.htmx:  # type: ignore[attr-defined]
-        response = render(request, "jobs/_report.html", {"row": row})
+        response = render(request, "jobs/_report.html", context)
         return response if row.is_active else HttpResponseStopPolling(response.content)
-    return render(request, "jobs/report.html", {"row": row})
+    return render(request, "jobs/report.html", context)
 
 
 def job_errors(request: HttpRequest, job_id: UUID) -> HttpResponse:  # noqa: ARG001

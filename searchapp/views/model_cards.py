@@ -7,13 +7,17 @@ from django.template.defaultfilters import filesizeformat
 
 from searchapp.models import Deployment, ModelVersion
 from searchapp.services.measuring import LEAST_ITEMS
-from searchapp.services.model_overview import ModelOverview, VersionFacts
+from searchapp.services.model_overview import Increment, ModelOverview, VersionFacts
 from searchapp.services.model_quality import Gate, Judgement, Quality, judgement_of
+from searchapp.services.savings import Rates
+from searchapp.views.increment_cards import IncrementCard, increment_card
+from searchapp.views.increment_cards import points as _points
 
 METHOD_WORDS = {
     "compact": "compact metric model",
     "distillation": "compact metric model, taught by a larger one",
     "twin-bottleneck": "twin-bottleneck hashing",
+    "lifelong": "increment: new categories learned, stored codes kept",
 }
 METRIC_WORDS = {
     "recall_at_1": "Right at first place",
@@ -84,9 +88,11 @@ class VersionCard:
     compared_with: str  # the version in use, when the two were measured together
     verdict: str  # all of it in one sentence
     is_ready: bool  # it passed what it has to pass
+    increment: IncrementCard | None
 
 
-def card_of(facts: VersionFacts, overview: ModelOverview) -> VersionCard:
+def card_of(facts: VersionFacts, overview: ModelOverview, rates: Rates | None = None) -> VersionCard:
+    """With `rates` the card of an increment also says what it saved."""
     name = facts.version.name
     in_use = next((other for other in overview.versions if other.is_in_use), None)
     if in_use is None or facts.is_in_use:
@@ -108,6 +114,7 @@ def card_of(facts: VersionFacts, overview: ModelOverview) -> VersionCard:
         compared_with=beside if judged.is_compared else "",
         verdict=_sentence(judged, name, beside, is_outdated=is_outdated) if beside else "",
         is_ready=_is_ready(judged) and not is_outdated,
+        increment=increment_card(facts.increment, rates) if facts.increment else None,
     )
 
 
@@ -118,6 +125,7 @@ class Proof:
     before: str
     after: str
     seconds: str
+    of: str = ""  # which codes, where not all
 
     @property
     def is_unchanged(self) -> bool:
@@ -125,15 +133,28 @@ class Proof:
 
 
 def proof_of(overview: ModelOverview) -> Proof | None:
-    """Of the move that put the version in use there; None when it was there from the start."""
+    """Of the move or the increment that put the version in use there; None when it was there from the start."""
+    if overview.in_use is None:
+        return None
     done = next((job for job in overview.moves if job.is_finished), None)
     result = (done.result if done else None) or {}
-    if overview.in_use is None or result.get("serving") != overview.in_use.version.name:
-        return None
+    if result.get("serving") != overview.in_use.version.name:
+        increment = overview.facts_of(overview.in_use.version).increment
+        return _proof_of_increment(increment) if increment else None
     return Proof(
         before=result["gallery_digest_before"],
         after=result["gallery_digest_after"],
         seconds=f"{result['seconds']:,.1f}",
+    )
+
+
+def _proof_of_increment(increment: Increment) -> Proof:
+    result = increment.result
+    return Proof(
+        before=result["old_digest_before"],
+        after=result["old_digest_after"],
+        seconds=f"{result['seconds']:,.1f}",
+        of=" of known categories",
     )
 
 
@@ -181,6 +202,9 @@ def _facts(facts: VersionFacts, overview: ModelOverview) -> tuple[tuple[str, str
         else "its own; compared with no other version"
     )
     encoded = f"{facts.entries:,} of {overview.photos:,} photos encoded"
+    if version.parent is not None:
+        others = ", ".join(facts.comparable)
+        encoded = f"{facts.entries:,} codes of its own; it reads those of {others} too"
     return (
         ("Method", METHOD_WORDS.get(version.method, version.method)),
         ("Architecture", version.architecture),
@@ -254,9 +278,3 @@ def _is_ready(judged: Judgement) -> bool:
 
 def _photos(count: int) -> str:
     return f"{count:,} held-out photo{'' if count == 1 else 's'}"
-
-
-def _points(value: float) -> str:
-    """A difference of two shares, in points of a hundred, with its sign."""
-    text = f"{100 * value:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text

@@ -12,14 +12,17 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from searchapp.exceptions import SearchAppError
 from searchapp.models import Job, JobState
-from searchapp.services import deploying
+from searchapp.services import deploying, drift_watch, savings
 from searchapp.services.database_clock import database_now
 from searchapp.services.model_overview import (
     ModelOverview,
     VersionFacts,
     model_overview,
     photos_out_of_reach,
+    unlearned,
 )
+from searchapp.views.drift_cards import drift_card
+from searchapp.views.increment_cards import increment_card, names_listed
 from searchapp.views.jobs import JobRow, row_of, staff_of
 from searchapp.views.model_cards import card_of, gallery_bar, proof_of
 
@@ -34,10 +37,13 @@ def model_list(request: HttpRequest) -> HttpResponse:
         moving = render(request, "models/_work.html", {"work": rows})
         response: HttpResponse = moving if any(row.is_active for row in rows) else HttpResponseClientRefresh()
     else:
+        has_increment = any(facts.increment for facts in overview.versions)
+        rates = savings.rates_here() if has_increment else None
         context = {
             "in_use": overview.in_use,
             "previous": deploying.rollback_target(),
-            "cards": [card_of(facts, overview) for facts in overview.versions],
+            "drift": drift_card(drift_watch.look_at(overview.in_use.version)) if overview.in_use else None,
+            "cards": [card_of(facts, overview, rates) for facts in overview.versions],
             "bar": gallery_bar(overview),
             "proof": proof_of(overview),
             "work": rows,
@@ -47,6 +53,17 @@ def model_list(request: HttpRequest) -> HttpResponse:
         response = render(request, "models/list.html", context)
     patch_vary_headers(response, ["HX-Request"])
     return response
+
+
+def drift_look(request: HttpRequest) -> HttpResponse:
+    """POST /ops/look: see now whether new photos and labels still fit the version in use."""
+    if request.method == "POST":
+        try:
+            drift_watch.watch_start(staff_of(request))
+            messages.success(request, "New photos and labels are being looked at; that takes some seconds.")
+        except SearchAppError as error:
+            messages.error(request, error.message)
+    return HttpResponseRedirect(reverse("models"))
 
 
 def model_promote(request: HttpRequest, version: str) -> HttpResponse:
@@ -83,7 +100,15 @@ def model_rollback(request: HttpRequest) -> HttpResponse:
         "card": card_of(facts, overview),
         "in_use": overview.in_use.version,
         "deployment": overview.in_use.pk,
+        "unlearned": names_listed(unlearned(overview.in_use.version, target)),
     }
+    made = overview.facts_of(overview.in_use.version).increment
+    if made is not None and made.result.get("parent") == target.name:
+        context["undone"] = increment_card(made)
+        context["measured_then"] = (
+            f"Measured when {overview.in_use.version.name} was learned, on held-out photos, their number in brackets: "
+            f"before is {target.name}."
+        )
     reach = {"photos": overview.photos, "missing": photos_out_of_reach(target)}
     return render(request, "models/rollback.html", context | reach)
 
@@ -132,8 +157,8 @@ def _facts(overview: ModelOverview, name: str) -> VersionFacts:
 def _work(overview: ModelOverview) -> list[JobRow]:
     """What goes on, and what went wrong of late; what went well is told by the versions themselves."""
     now = database_now()
-    latest = [*overview.moves[:1], *overview.trainings[:1]]
-    active = [job for job in (*overview.moves, *overview.trainings) if not job.is_finished]
+    latest = [*overview.moves[:1], *overview.trainings[:1], *overview.others]
+    active = [job for job in (*overview.moves, *overview.trainings, *overview.others) if not job.is_finished]
     failed = [
         job
         for job in latest

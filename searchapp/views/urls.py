@@ -3,7 +3,18 @@
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import URLPattern, URLResolver, path
 
-from searchapp.views import browse, explain, feedback, items, jobs, media, models, search, training
+from searchapp.views import (
+    browse,
+    duplicates,
+    explain,
+    feedback,
+    items,
+    jobs,
+    media,
+    models,
+    search,
+    training,
+)
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", search.start, name="start"),
@@ -14,11 +25,15 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("items/", items.item_by_sku, name="item-by-sku"),
     path("items/<path:sku>", items.item, name="item"),
     path("jobs/", jobs.job_list, name="jobs"),
+    path("jobs/duplicates", duplicates.duplicate_list, name="duplicates"),
+    path("jobs/duplicates/<int:pair_id>/keep", duplicates.duplicate_keep, name="duplicate-keep"),
+    path("jobs/duplicates/<int:pair_id>/remove", duplicates.duplicate_remove, name="duplicate-remove"),
     path("jobs/<uuid:job_id>/", jobs.job_report, name="job"),
     path("jobs/<uuid:job_id>/errors.csv", jobs.job_errors, name="job-errors"),
     path("jobs/<uuid:job_id>/cancel", jobs.job_cancel, name="job-cancel"),
     path("jobs/<uuid:job_id>/retry", jobs.job_retry, name="job-retry"),
     path("ops/", models.model_list, name="models"),
+    path("ops/look", models.drift_look, name="drift-look"),
     path("ops/versions/<str:version>/promote", models.model_promote, name="model-promote"),
     path("ops/rollback", models.model_rollback, name="model-rollback"),
     path("ops/train", training.train, name="train"),

@@ -33,6 +33,11 @@ class Command(BaseCommand):
         )
         parser.add_argument("--include-reserved", action="store_true", help="also the classes kept for tests")
         parser.add_argument(
+            "--stock",
+            action="store_true",
+            help="new categories count as known; by default they wait to be learned",
+        )
+        parser.add_argument(
             "--items", choices=ITEM_RULES, default="photos", help="class folders: what an item is"
         )
         parser.add_argument(
@@ -47,6 +52,7 @@ class Command(BaseCommand):
                 include_reserved=options["include_reserved"],
                 dry_run=options["dry_run"],
                 items=options["items"],
+                is_stock=options["stock"],
             )
             result = self._result(options["path"], chosen, is_waited_for=options["wait"])
         except InvalidInput as error:

@@ -11,10 +11,11 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 
-from searchapp.services import leftovers, outbox, sweeping, versions
+from searchapp.services import drift_watch, leftovers, outbox, savings, sweeping, versions
 
 RELAY_SECONDS = 0.25
 LEFTOVER_SECONDS = 600.0
+WATCH_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         next_sweep = next_leftovers = 0.0
+        next_watch = time.monotonic() + WATCH_SECONDS
         is_shipped_known = False
         while not stop.wait(RELAY_SECONDS):
             now = time.monotonic()
@@ -60,6 +62,10 @@ class Command(BaseCommand):
                 if now >= next_leftovers:
                     next_leftovers = now + LEFTOVER_SECONDS
                     leftovers.leftovers_remove()
+                if now >= next_watch:
+                    next_watch = now + WATCH_SECONDS
+                    drift_watch.watch_if_due()
+                    savings.pace_if_due()
             except DatabaseError as error:
                 logger.warning("the database does not answer (%s), trying again", error)
                 connection.close()

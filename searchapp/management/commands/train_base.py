@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from tqdm import tqdm
 
 from searchapp.exceptions import InvalidInput, SearchAppError
+from searchapp.management.following import job_followed
 from searchapp.models import Job, JobState
 from searchapp.services import base_training
 from searchapp.services.jobs import job_run_here
@@ -49,7 +49,7 @@ class Command(BaseCommand):
                 waiting = {"job": str(job.pk), "state": job.state}
                 self.stdout.write(json.dumps(waiting) if options["json"] else f"job {job.pk} is {job.state}")
                 return
-            result = _done(self._followed(job))
+            result = _done(job_followed(job, "training", self.stderr))
             if result["promotion_job"]:
                 result["promotion"] = _done(job_run_here(Job.objects.get(pk=result["promotion_job"])))
         except InvalidInput as error:
@@ -57,16 +57,6 @@ class Command(BaseCommand):
         except SearchAppError as error:
             raise CommandError(error.message) from error
         self.stdout.write(json.dumps(result) if options["json"] else _in_words(result))
-
-    def _followed(self, job: Job) -> Job:
-        with tqdm(desc="training", unit="‰", leave=False, file=self.stderr._out) as bar:  # noqa: SLF001
-
-            def show(done: int, total: int, message: str) -> None:
-                bar.total = total
-                bar.set_postfix_str(message, refresh=False)
-                bar.update(done - bar.n)
-
-            return job_run_here(job, show)
 
 
 def _config(path: Path | None) -> dict[str, Any]:
