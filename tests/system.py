@@ -54,6 +54,7 @@ class System:
         """`failpoint` kills the worker once, or "every time: …" it passes (see searchapp/failpoints.py)."""
         self.mode = mode
         self.failpoint = failpoint
+        self.failing_parts = {"serve", "worker", "sweeper"}  # whom the failpoint may kill
         self.folder = Path(tempfile.mkdtemp(prefix="perennial-system-"))
         self.data = data or self.folder / "data"
         self.log = self.folder / "system.log"
@@ -137,7 +138,7 @@ class System:
     def failpoint_environment(self, name: str) -> dict[str, str]:
         """Production settings know no failpoints, so there the part in question runs under the development
         settings; its database and broker are the same."""
-        if not self.failpoint or name in {"web", "trainer"}:
+        if not self.failpoint or name not in self.failing_parts:
             return {}
         point = self.failpoint.removeprefix(EVERY_TIME)
         environment = {"PERENNIAL_FAILPOINT": point, "DJANGO_SETTINGS_MODULE": "searchapp.settings.dev"}

@@ -5,6 +5,7 @@ import shutil
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,14 @@ class Shop:
 
 @pytest.fixture(scope="session")
 def shop(data_packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp("shop")
-    queries = _catalogue_write(data_packs, folder)
+    with shop_running(data_packs, tmp_path_factory.mktemp("shop")) as running:
+        yield running
+
+
+@contextmanager
+def shop_running(packs: Path, folder: Path) -> Iterator[Shop]:
+    """A shop of its own, for a test that changes more than others could bear."""
+    queries = _catalogue_write(packs, folder)
     with System(environment={"GALLERY_FOLLOW_SECONDS": "0.5"}) as system:
         system.run("import_catalogue", str(folder / "catalogue.csv"), "--wait")
         system.python(

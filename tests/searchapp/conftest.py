@@ -10,7 +10,7 @@ from django.db import connection
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from searchapp.models import AuditEvent, GalleryCounter, GalleryEntry
+from searchapp.models import AuditEvent, CountedEntry, GalleryCounter, GalleryEntry
 from searchapp.services import query_log, serving
 from tests.searchapp.api_cast import key_client, user_make
 
@@ -49,7 +49,7 @@ def _deleted_past_the_triggers() -> None:
     with connection.cursor() as cursor:
         for name in guards:
             cursor.execute(f"DROP TRIGGER {name}")
-        for model in (GalleryEntry, AuditEvent):
+        for model in (CountedEntry, GalleryEntry, AuditEvent):
             cursor.execute(f"DELETE FROM {model._meta.db_table}")
         for sql in guards.values():
             cursor.execute(sql)

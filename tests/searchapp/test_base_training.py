@@ -30,6 +30,7 @@ from searchapp.services import (
     gallery_dump,
     holding_out,
     jobs,
+    leases,
     search,
     training_photos,
     training_run,
@@ -60,6 +61,9 @@ def test_a_killed_training_goes_on_and_ends_as_a_measured_candidate(
     small_shop(data_packs, classes=3)
     serving_before, rows_before = answers(photos[:3]), list(gallery_dump.rows())
     job = start(label_fraction=0.5, promote=True)
+    monkeypatch.setattr(
+        leases, "PROGRESS_SECONDS", 0.0
+    )  # a warm process is there before the first report is due
     dies_at(monkeypatch, "training.after_epoch", 2)
     with pytest.raises(KeyboardInterrupt):
         jobs.job_run_here(job)

@@ -103,3 +103,19 @@ def test_a_category_is_made_under_the_name_its_parent_has_now() -> None:
     catalogue.category_update(category=stale, name="Fresh")
 
     assert catalogue.category_create(name="Apple", parent=stale).path == "Fresh > Apple"
+
+
+def test_an_item_put_into_a_category_that_is_being_renamed_does_not_stop_the_renaming(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a row refers to is held before the gallery's counter: else each would wait for what the other has."""
+    fruit = catalogue.category_ensure("Fruit")
+    catalogue.item_create(sku="pear", category=fruit)
+
+    def put() -> None:
+        catalogue.item_create(sku="apple", category=fruit)
+
+    with meanwhile(monkeypatch, categories, "search_text_refresh", put):
+        catalogue.category_update(category=fruit, name="Fresh")
+
+    assert {item.category.path for item in Item.objects.all()} == {"Fresh"}

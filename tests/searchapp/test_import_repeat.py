@@ -150,6 +150,8 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(data_dir: Path, tmp_path:
     real = imported(path)
     for report in (dry, real):
         del report["seconds"], report["dry_run"]
+        for pair in report["duplicates"]:  # a dry run stores no pictures to link to
+            del pair["thumbnail"], pair["equals"]["thumbnail"]
     assert dry == real
     assert counts(real) == [30, 0, 0, 1]
     assert real["evaluation_queries"] > 0

@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, transaction
 from django.db.models import F
 from django.utils.module_loading import import_string
+from safetensors import SafetensorError
 
 from searchapp.exceptions import Conflict, InvalidInput, JobCancelled, LeaseLost, NoSpace
 from searchapp.job_kinds import JOB_KINDS, JobKind
@@ -346,6 +347,10 @@ def failing_with(error: Exception) -> Handler:
         (
             OperationalError("database or disk is full"),
             "no space: free some on the disk, then retry (OperationalError)",
+        ),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "no space: free some on the disk, then retry (SafetensorError)",
         ),
     ],
 )

@@ -32,6 +32,7 @@ PATHS = {
     "api:item": "/api/v1/items/{sku}",
     "api:item-images": "/api/v1/items/{sku}/images",
     "api:categories": "/api/v1/categories",
+    "api:categories-learn": "/api/v1/categories/learn",
     "api:imports": "/api/v1/imports",
     "api:job": "/api/v1/jobs/{job_id}",
     "api:job-cancel": "/api/v1/jobs/{job_id}/cancel",
@@ -184,12 +185,19 @@ def test_examples_of_every_operation_answer_as_described(
         check(client, "post", f"{v1}/categories", json={"path": "Toys > Animals"})
     check(staff, "post", f"{v1}/categories", json={"path": "Toys > Animals"})
     check(staff, "post", f"{v1}/categories", json={"path": ">"})
+    check(staff, "post", f"{v1}/categories/learn", json={})
+    check(staff, "post", f"{v1}/categories/learn", json={"categories": ["animals"]})
+    check(staff, "post", f"{v1}/categories/learn", json={"categories": ["nowhere"]})
+    check(anonymous, "post", f"{v1}/categories/learn", json={})
     check(staff, "post", f"{v1}/items", json={"sku": "apple-0", "category": "Drink"})
     check(staff, "patch", f"{v1}/items/{{sku}}", path={"sku": "apple-0"}, json={"price": "2.50"})
     check(staff, "patch", f"{v1}/items/{{sku}}", path={"sku": "nobody"}, json={})
     images = f"{v1}/items/{{sku}}/images"
     check(staff, "post", images, path={"sku": "apple-0"}, data={"image": photo_file(photos[8])})
     check(staff, "post", images, path={"sku": "apple-0"}, data={"image": photo_file(b"%PDF")})
+    check(staff, "post", f"{v1}/items", json={"sku": "lion", "category": "Toys > Animals"})
+    check(staff, "post", images, path={"sku": "lion"}, data={"image": photo_file(photos[10])})
+    check(staff, "post", f"{v1}/categories/learn", json={"categories": ["animals"]})
     check(staff, "delete", f"{v1}/items/{{sku}}", path={"sku": items[5].sku})
     check(staff, "delete", f"{v1}/items/{{sku}}", path={"sku": items[5].sku})
     started = check(staff, "post", f"{v1}/imports", data={"file": zipped(photos[9])}).json()

@@ -493,10 +493,13 @@ def test_a_version_without_calibration_for_a_producer_is_not_guessed(
     items: list[Item], photos: list[bytes]
 ) -> None:
     other: ModelVersion = versions.champion().version
-    other.pk, other.minor, other.digest = None, 1, "b" * 64
-    other.save(force_insert=True)
+    for number, digest in (((2, 0), "b"), ((1, 1), "c")):
+        other.pk, (other.major, other.minor), other.digest = None, number, digest * 64
+        other.save(force_insert=True)
 
-    assert set(serving.follow_once().champion.calibrations) == {"1.0"}
+    calibrations = serving.follow_once().champion.calibrations
+    assert set(calibrations) == {"1.0", "1.1"}  # an increment shares trunk and embedding with its parent
+    assert calibrations["1.1"] == calibrations["1.0"]
 
 
 def test_search_never_loads_torch() -> None:

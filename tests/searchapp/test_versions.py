@@ -44,6 +44,22 @@ def test_the_encoder_is_opened_once_per_process(data_dir: Path) -> None:
     assert versions.encoder_of(version) is versions.encoder_of(version)
 
 
+def test_a_process_keeps_a_few_encoders_open_however_many_versions_came(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = versions.default_version_ensure()
+    bundle = versions.bundle_of(version)
+    monkeypatch.setattr(versions, "bundle_of", lambda _version: bundle)
+    first = versions.encoder_of(version)
+    later = [ModelVersion(digest=str(number) * 64) for number in range(versions.MOST_OPEN)]
+    opened = [versions.encoder_of(one) for one in later]
+
+    assert [versions.encoder_of(one) is encoder for one, encoder in zip(later, opened, strict=True)] == [
+        True
+    ] * 4
+    assert versions.encoder_of(version) is not first
+
+
 def test_a_lost_copy_of_the_shipped_bundle_is_restored_from_it(data_dir: Path) -> None:
     version = versions.default_version_ensure()
     stored = data_dir / "models" / version.digest

@@ -5,9 +5,7 @@ import pytest
 
 from searchapp.services.view_rule import VersionNumber, rows_in_view
 
-NUMBERS = [
-    VersionNumber(*map(int, name.split("."))) for name in ("1.0", "1.2", "1.5", "2.0", "2.3", "4.0", "4.1")
-]
+NUMBERS = [VersionNumber(*pair) for pair in ((1, 0), (1, 2), (1, 5), (2, 0), (2, 3), (4, 0), (4, 1))]
 
 
 def chosen_producers(present: list[str], query: str) -> list[str]:
@@ -37,6 +35,29 @@ def chosen_producers(present: list[str], query: str) -> list[str]:
 def test_the_view_takes_the_row_the_rule_names(present: list[str], query: str, taken: str) -> None:
     assert chosen_producers(present, query) == [taken]
     assert chosen_producers(present[::-1], query) == [taken]  # whatever the order of the rows
+
+
+@pytest.mark.parametrize(
+    ("present", "taken"),
+    [
+        (
+            ["1.0", "1.2", "1.5"],
+            "1.0",
+        ),  # 1.2 and 1.5 were taken back before the query version was learned on 1.0
+        (["1.2", "1.5"], "1.5"),  # nothing else: the latest of those
+        (["1.5", "1.7"], "1.7"),  # an increment on the query version comes before them
+        (["1.5", "2.0"], "1.5"),  # and another M after
+    ],
+)
+def test_rows_of_an_increment_that_was_taken_back_are_the_last_choice_of_their_m(
+    present: list[str], taken: str
+) -> None:
+    back = [VersionNumber(1, 2, is_abandoned=True), VersionNumber(1, 5, is_abandoned=True)]
+    numbers = [VersionNumber(1, 0), *back, VersionNumber(1, 7), VersionNumber(2, 0)]
+    names = [number.name for number in numbers]
+    producers = np.array([names.index(name) for name in present], np.int16)
+    rows = rows_in_view(np.full(len(present), 77, np.int64), producers, numbers, VersionNumber(1, 6))
+    assert [present[row] for row in rows] == [taken]
 
 
 def test_each_photo_gets_one_row_of_its_own_choice() -> None:

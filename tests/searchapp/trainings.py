@@ -2,6 +2,7 @@
 
 import csv
 import tarfile
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,14 @@ def class_photos(packs: Path, classes: int, count: int) -> dict[str, list[bytes]
         rows = [row for row in csv.DictReader(handle) if row["split"] == "train"]
     names = list(dict.fromkeys(row["class"] for row in rows))[:classes]
     found: dict[str, list[bytes]] = {name: [] for name in names}
-    for row in rows:
-        if row["class"] in found and len(found[row["class"]]) < count:
-            with tarfile.open(packs / "grocery" / row["shard"]) as archive:
-                member = archive.extractfile(row["path"])
+    with ExitStack() as stack:
+        shards = {
+            name: stack.enter_context(tarfile.open(packs / "grocery" / name))
+            for name in sorted({row["shard"] for row in rows})
+        }
+        for row in rows:
+            if row["class"] in found and len(found[row["class"]]) < count:
+                member = shards[row["shard"]].extractfile(row["path"])
                 assert member is not None
                 found[row["class"]].append(member.read())
     return found
