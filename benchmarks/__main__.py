@@ -14,6 +14,10 @@ BENCHMARKS = (
     "filters",
     "http_search",
     "import_rate",
+    "near_duplicates",
+    "words",
+    "learning_quality",
+    "learning_speed",
 )
 
 
