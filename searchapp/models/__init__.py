@@ -24,8 +24,15 @@ from searchapp.models.gallery import (
     Provenance,
 )
 from searchapp.models.job import FINISHED_STATES, Job, JobState, OutboxMessage
-from searchapp.models.model_version import Deployment, Evaluation, EvaluationQuery, ModelVersion
-from searchapp.models.query_log import Feedback, Query
+from searchapp.models.model_version import (
+    Deployment,
+    Evaluation,
+    EvaluationQuery,
+    EvaluationSet,
+    ModelVersion,
+)
+from searchapp.models.query_log import Click, Feedback, Query
+from searchapp.models.upgrade import FlipDecision, OperatorSetting, PairCalibration, Verdict
 
 __all__ = [
     "FINISHED_STATES",
@@ -34,6 +41,7 @@ __all__ = [
     "AuditEvent",
     "Category",
     "ChangeKind",
+    "Click",
     "CodeGram",
     "CodeTally",
     "CountedEntry",
@@ -41,7 +49,9 @@ __all__ = [
     "DuplicatePair",
     "Evaluation",
     "EvaluationQuery",
+    "EvaluationSet",
     "Feedback",
+    "FlipDecision",
     "GalleryChange",
     "GalleryCounter",
     "GalleryEntry",
@@ -51,12 +61,15 @@ __all__ = [
     "Job",
     "JobState",
     "ModelVersion",
+    "OperatorSetting",
     "OutboxMessage",
+    "PairCalibration",
     "PhotoFeature",
     "Provenance",
     "Query",
     "SearchState",
     "Tag",
+    "Verdict",
     "Vertical",
     "stored_path",
     "thumbnail_path",

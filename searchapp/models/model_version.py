@@ -56,8 +56,15 @@ class Deployment(models.Model):
     view = models.ForeignKey("searchapp.GalleryView", models.PROTECT, related_name="deployments")
     share = models.PositiveSmallIntegerField(default=100)
     scope = models.JSONField(default=dict, blank=True)
+    is_shadow = models.BooleanField(default=False, help_text="answers beside the champion, and is not shown")
+    stop_rule = models.JSONField(default=dict, blank=True, help_text="when a canary ends by itself")
     previous = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="+")
     reason = models.CharField(max_length=500, blank=True)
+    change_note = models.TextField(max_length=2000, blank=True, help_text="what users are told of the change")
+    measured = models.JSONField(
+        default=dict, blank=True, help_text="the cell that was promised when it began"
+    )
+    end_reason = models.CharField(max_length=500, blank=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True, blank=True)
@@ -87,6 +94,26 @@ class Evaluation(models.Model):
         return f"{self.version} on {self.gallery_state}"
 
 
+class EvaluationSet(models.Model):
+    """Held-out queries that an operator brought, or made of shoppers' feedback. Unused ones are kept and not asked."""
+
+    class Origin(models.TextChoices):
+        UPLOAD = "upload", "Uploaded"
+        FEEDBACK = "feedback", "Shoppers' feedback"
+
+    name = models.CharField(max_length=60, unique=True)
+    origin = models.CharField(max_length=8, choices=Origin)
+    is_used = models.BooleanField(default=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class EvaluationQuery(models.Model):
     """A held-out labelled photo: never an entry, never trained on. Its file lies beside the catalogue's."""
 
@@ -98,6 +125,9 @@ class EvaluationQuery(models.Model):
         max_length=200, unique=True, help_text="<pack>:<path>, so an import can be repeated"
     )
     split = models.CharField(max_length=20)
+    evaluation_set = models.ForeignKey(
+        EvaluationSet, models.CASCADE, null=True, blank=True, related_name="queries"
+    )
     image_sha256 = models.CharField(max_length=64)
     upload_sha256 = models.CharField(max_length=64)
     extension = models.CharField(max_length=4)

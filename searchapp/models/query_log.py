@@ -13,6 +13,9 @@ class Query(models.Model):
     filters = models.JSONField(default=dict)
     version = models.CharField(max_length=20)
     arm = models.CharField(max_length=9)
+    deployment_id = models.BigIntegerField(null=True, db_index=True)
+    is_failed = models.BooleanField(default=False, help_text="the arm could not answer")
+    shadow = models.JSONField(null=True, blank=True, help_text="what the candidate in the shadow answered")
     result_skus = models.JSONField(default=list)
     strong_count = models.PositiveIntegerField(default=0)
     took_ms = models.JSONField(default=dict)
@@ -23,6 +26,22 @@ class Query(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} query {self.id}"
+
+
+class Click(models.Model):
+    """Somebody opened a result. No foreign key, as for feedback."""
+
+    query_id = models.UUIDField(db_index=True)
+    sku = models.CharField(max_length=120)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["query_id", "sku"], name="one_click_per_query_and_item")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.sku} opened"
 
 
 class Feedback(models.Model):

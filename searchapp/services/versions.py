@@ -18,7 +18,7 @@ from ml.artifacts import Bundle, BundleError, Manifest, load_bundle, read_manife
 from ml.onnx_encoder import FeatureEncoder
 from ml.protocol import Calibration, Encoder
 from searchapp.exceptions import IncompatibleVersion, Unavailable
-from searchapp.models import Deployment, GalleryView, ModelVersion
+from searchapp.models import Deployment, GalleryView, ModelVersion, PairCalibration
 
 FIRST = (1, 0)
 MOST_OPEN = 4  # encoders of each kind that a process keeps: champion, candidate and those before them
@@ -163,16 +163,38 @@ def lineage_compatible(query: ModelVersion, producer: ModelVersion) -> bool:
     )
 
 
-def calibrations_of(version: ModelVersion, bundle: Bundle) -> Mapping[str, Calibration]:
-    """Calibration by producer name, for every version of the lineage whose entries this one can be compared with.
+def calibrations_of(
+    version: ModelVersion, bundle: Bundle, *, corrector_digest: str = ""
+) -> Mapping[str, Calibration]:
+    """Calibration by producer name, for every version of the lineage: what its similarities to their entries mean.
 
-    An increment that came later shares trunk, embedding head and code space: its entries are read as own ones.
+    In this order: entries seen through the corrector, if there is one; what the bundle says of the producer, or of an
+    increment of the same M, which shares trunk and code space; what was measured here of the pair; and, where nobody
+    measured anything, the reading of the version's own entries.
     """
-    lineage = ModelVersion.objects.filter(lineage=version.lineage).exclude(pk=version.pk)
-    measured = bundle.manifest.calibration
-    others = {other.name: measured[other.digest] for other in lineage if other.digest in measured}
-    siblings = [other.name for other in lineage if other.major == version.major]
-    return {**dict.fromkeys((*siblings, version.name), measured[OWN_ENTRIES]), **others}
+    lineage = list(ModelVersion.objects.filter(lineage=version.lineage))
+    told = bundle.manifest.calibration
+    own = told[OWN_ENTRIES]
+    raw, corrected = _measured_pairs(version, ""), _measured_pairs(version, corrector_digest)
+    of_trunk: dict[int, Calibration] = {version.major: own}
+    for other in lineage:
+        known = told.get(other.digest) or raw.get(other.pk)
+        if known is not None and other.major != version.major:
+            of_trunk.setdefault(other.major, known)
+    found: dict[str, Calibration] = {}
+    for other in lineage:
+        here = corrected.get(other.pk) if corrector_digest else None
+        if other.major == version.major:
+            here = told.get(other.digest)  # its own entries are never corrected
+        found[other.name] = (
+            here or told.get(other.digest) or raw.get(other.pk) or of_trunk.get(other.major, own)
+        )
+    return found
+
+
+def _measured_pairs(version: ModelVersion, corrector_digest: str) -> dict[int, Calibration]:
+    rows = PairCalibration.objects.filter(query_version=version, corrector_digest=corrector_digest)
+    return {row.producer_id: Calibration(**row.values) for row in rows}
 
 
 def bundle_of(version: ModelVersion) -> Bundle:
