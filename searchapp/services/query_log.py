@@ -1,21 +1,27 @@
-"""What was asked and what people said of the answers. A query is remembered in memory and written in batches."""
+"""What was asked, what people opened and what they said of the answers.
+
+Queries, clicks and answers from the shadow are remembered in memory and written in batches, never in a request.
+"""
 
 import atexit
 import logging
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import DatabaseError, InterfaceError, connection
 
 from searchapp.exceptions import InvalidInput, NotFound
-from searchapp.models import Feedback, Item, Query
+from searchapp.models import Click, Feedback, Item, Query
 from searchapp.services import intake
 from searchapp.services.database_clock import database_now
 from searchapp.services.media import no_space_as_error
@@ -29,35 +35,46 @@ FLUSH_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Shadow:
+    query_id: UUID
+    said: dict[str, Any]
+
+
+Row = Query | Click | _Shadow
+
+
 class _Buffer:
-    """Queries not yet written, by id, oldest first; recording one twice keeps it once."""
+    """Rows not yet written, by key, oldest first; recording one twice keeps it once."""
 
     def __init__(self) -> None:
-        self.rows: OrderedDict[UUID, Query] = OrderedDict()
+        self.rows: OrderedDict[Hashable, Row] = OrderedDict()
         self.dropped = 0
         self.lock = threading.Lock()
         self.flushing = threading.Lock()
         self.filled = threading.Event()
         self.thread: threading.Thread | None = None
 
-    def put(self, row: Query) -> None:
+    def put(self, key: Hashable, row: Row) -> None:
         with self.lock:
-            self.rows[row.pk] = row
+            self.rows[key] = row
             while len(self.rows) > CAPACITY:
                 self.rows.popitem(last=False)
                 self.dropped += 1
         self.filled.set()
+        if settings.GALLERY_FOLLOW_SECONDS > 0:
+            _flusher_start()
 
-    def taken(self) -> list[Query]:
+    def taken(self) -> dict[Hashable, Row]:
         """The oldest batch; it stays in the buffer until `written`."""
         with self.lock:
             self.filled.clear()
-            return list(self.rows.values())[:BATCH]
+            return dict(islice(self.rows.items(), BATCH))
 
-    def written(self, rows: list[Query]) -> None:
+    def written(self, batch: Mapping[Hashable, Row]) -> None:
         with self.lock:
-            for row in rows:
-                self.rows.pop(row.pk, None)
+            for key in batch:
+                self.rows.pop(key, None)
 
 
 _buffer = _Buffer()
@@ -66,6 +83,7 @@ _buffer = _Buffer()
 def query_record(answer: SearchAnswer) -> None:
     """Remember a query for the log. Touches no database and never waits for one; every search calls it by itself."""
     _buffer.put(
+        answer.query_id,
         Query(
             id=answer.query_id,
             kind=answer.kind,
@@ -73,25 +91,80 @@ def query_record(answer: SearchAnswer) -> None:
             filters=dict(answer.filters),
             version=answer.model_version,
             arm=answer.arm,
+            deployment_id=answer.deployment_id,
             result_skus=[result.sku for result in answer.results],
             strong_count=answer.strong_count,
-            took_ms={stage: round(took, 3) for stage, took in answer.took_ms.items()},
+            took_ms=_rounded(answer.took_ms),
             asked_at=datetime.now(UTC),
-        )
+        ),
     )
-    if settings.GALLERY_FOLLOW_SECONDS > 0:
-        _flusher_start()
+
+
+def failure_record(
+    *,
+    kind: str,
+    text: str,
+    filters: Mapping[str, Any],
+    version: str,
+    arm: str,
+    deployment_id: int,
+    took_ms: Mapping[str, float],
+) -> None:
+    """Remember that an arm could not answer. Like query_record."""
+    row = Query(
+        id=uuid4(),
+        kind=kind,
+        text=text[:300],
+        filters=dict(filters),
+        version=version,
+        arm=arm,
+        deployment_id=deployment_id,
+        is_failed=True,
+        took_ms=_rounded(took_ms),
+        asked_at=datetime.now(UTC),
+    )
+    _buffer.put(row.pk, row)
+
+
+def shadow_record(query_id: UUID, shadow: Mapping[str, Any]) -> None:
+    """Remember what the candidate in the shadow said to a query that was recorded before. Like query_record."""
+    _buffer.put(("shadow", query_id), _Shadow(query_id, dict(shadow)))
+
+
+def click_record(query_id: UUID, *, sku: str) -> None:
+    """Remember that somebody opened a result; opened again, it is one click. Like query_record.
+
+    An id that no query has is kept and counts for nothing.
+    """
+    _buffer.put((query_id, sku), Click(query_id=query_id, sku=sku[:120]))
 
 
 def flush() -> int:
-    """Write all remembered queries; returns how many. A batch that fails stays remembered, and the error is raised."""
+    """Write all that is remembered; returns how many. A batch that fails stays remembered, and the error is raised."""
     written = 0
     with _buffer.flushing:
-        while rows := _buffer.taken():
-            Query.objects.bulk_create(rows, ignore_conflicts=True)
-            _buffer.written(rows)
-            written += len(rows)
+        while batch := _buffer.taken():
+            _write(list(batch.values()))
+            _buffer.written(batch)
+            written += len(batch)
     return written
+
+
+def _write(rows: list[Row]) -> None:
+    """Queries before what is said of them."""
+    queries = [row for row in rows if isinstance(row, Query)]
+    clicks = [row for row in rows if isinstance(row, Click)]
+    if queries:
+        Query.objects.bulk_create(queries, ignore_conflicts=True)
+    if clicks:
+        Click.objects.bulk_create(clicks, ignore_conflicts=True)
+    for row in rows:
+        if isinstance(row, _Shadow):
+            Query.objects.filter(pk=row.query_id).update(shadow=row.said)
+
+
+def _rounded(took_ms: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(took, 3) for stage, took in took_ms.items()}
 
 
 def forget() -> None:
@@ -101,7 +174,7 @@ def forget() -> None:
 
 
 def dropped_count() -> int:
-    """How many queries this process forgot because the buffer was full."""
+    """How many queries and clicks this process forgot because the buffer was full."""
     return _buffer.dropped
 
 

@@ -6,9 +6,7 @@ shows what such words are said of, once a version has learned that. Nothing is h
 keeps the visual score, and an item with neither is not in the answer.
 """
 
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,8 @@ from ml.retrieval.scoring import Hit
 from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import IncompatibleVersion, InvalidInput, NotFound
 from searchapp.models import Item
-from searchapp.services import intake, metrics, query_log, serving, text_search, versions, word_search
+from searchapp.services import intake, serving, text_search, versions, word_search
+from searchapp.services.answering import Asked, Found, answered
 from searchapp.services.explaining import explained
 from searchapp.services.explanations import Explanation
 from searchapp.services.gallery_columns import read_entries
@@ -41,15 +40,6 @@ EXPLAIN_BEST = ""  # no item has this SKU
 ITEM_PHOTOS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the answer repeats of the question."""
-
-    kind: str
-    options: SearchOptions
-    text: str = ""
-
-
 def search_by_image(
     *,
     data: bytes,
@@ -66,35 +56,37 @@ def search_by_image(
     among the results; without any result there is nothing to explain.
     """
     options = options or SearchOptions()
-    clock = StageClock()
-    arm = serving.arm_for(visitor)
-    scope = scope_of(options)
-    words = text_search.query_words(text) if text.strip() else ()
-    photo = photo_encoded(arm, clock, data=data, filename=filename, crop=crop)
-    if words:
-        results = _refined(arm, clock, photo.vectors, scope, words)
-    else:
-        results = _found(arm, clock, [photo.vectors], options.k, scope.entry_filter())
-    explanation = None
-    if explain is not None:
-        explanation = _explained(arm, clock, photo, results, explain, is_cropped=crop is not None)
-    return _answered(_Asked("image", options, text.strip()), arm, clock, results, explanation)
+
+    def ask(arm: serving.Arm, clock: StageClock) -> Found:
+        scope = scope_of(options)
+        words = text_search.query_words(text) if text.strip() else ()
+        photo = photo_encoded(arm, clock, data=data, filename=filename, crop=crop)
+        if words:
+            results = _refined(arm, clock, photo.vectors, scope, words)
+        else:
+            results = _found(arm, clock, [photo.vectors], options.k, scope.entry_filter())
+        if explain is None:
+            return Found(results)
+        return Found(results, _explained(arm, clock, photo, results, explain, is_cropped=crop is not None))
+
+    return answered(Asked("image", options, text.strip(), visitor), ask)
 
 
 def search_by_text(*, text: str, options: SearchOptions | None = None, visitor: str = "") -> SearchAnswer:
     """Items that answer words, by their own and by what their pictures show (services.word_search)."""
     options = options or SearchOptions()
-    clock = StageClock()
-    arm = serving.arm_for(visitor)
-    words = text_search.query_words(text)
-    scope = scope_of(options)
-    with clock.stage("encode"):
-        code = word_search.code_of(arm, words)
-    with clock.stage("shortlist"):
-        matches = word_search.items_matching(words=words, code=code, scope=scope, limit=options.k)
-    with clock.stage("rows"):
-        results = text_results(matches, arm, asked=code.text if code else "")
-    return _answered(_Asked("text", options, text.strip()), arm, clock, results)
+
+    def ask(arm: serving.Arm, clock: StageClock) -> Found:
+        words = text_search.query_words(text)
+        scope = scope_of(options)
+        with clock.stage("encode"):
+            code = word_search.code_of(arm, words)
+        with clock.stage("shortlist"):
+            matches = word_search.items_matching(words=words, code=code, scope=scope, limit=options.k)
+        with clock.stage("rows"):
+            return Found(text_results(matches, arm, asked=code.text if code else ""))
+
+    return answered(Asked("text", options, text.strip(), visitor), ask)
 
 
 def search_by_item(*, sku: str, options: SearchOptions | None = None, visitor: str = "") -> SearchAnswer:
@@ -104,14 +96,15 @@ def search_by_item(*, sku: str, options: SearchOptions | None = None, visitor: s
     and one without any entry yet finds nothing. Raises NotFound.
     """
     options = options or SearchOptions()
-    clock = StageClock()
-    arm = serving.arm_for(visitor)
-    item = Item.objects.filter(sku=sku).first() if "\x00" not in sku else None
-    if item is None:
-        raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})
-    where = scope_of(options).entry_filter(without_items=frozenset({item.pk}))
-    results = _found(arm, clock, _stored_vectors(arm, item), options.k, where, item=item)
-    return _answered(_Asked("item", options, item.sku), arm, clock, results)
+
+    def ask(arm: serving.Arm, clock: StageClock) -> Found:
+        item = Item.objects.filter(sku=sku).first() if "\x00" not in sku else None
+        if item is None:
+            raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})
+        where = scope_of(options).entry_filter(without_items=frozenset({item.pk}))
+        return Found(_found(arm, clock, _stored_vectors(arm, item), options.k, where, item=item))
+
+    return answered(Asked("item", options, sku, visitor), ask)
 
 
 def search_by_vector(
@@ -128,11 +121,12 @@ def search_by_vector(
     outside the lineage.
     """
     options = options or SearchOptions()
-    clock = StageClock()
-    arm = serving.arm_for(visitor)
-    vectors = _checked_vectors(arm, code, embedding, model_version)
-    results = _found(arm, clock, [vectors], options.k, scope_of(options).entry_filter())
-    return _answered(_Asked("vector", options), arm, clock, results)
+
+    def ask(arm: serving.Arm, clock: StageClock) -> Found:
+        vectors = _checked_vectors(arm, code, embedding, model_version)
+        return Found(_found(arm, clock, [vectors], options.k, scope_of(options).entry_filter()))
+
+    return answered(Asked("vector", options, visitor=visitor), ask)
 
 
 def encode(*, data: bytes, filename: str = "", crop: intake.Crop | None = None) -> dict[str, Any]:
@@ -272,28 +266,3 @@ def _explained(
         f"{sku[:120]!r} is not among the {len(results)} results; explain one of them, or ask for more (k)."
     )
     raise InvalidInput(message, fields={"explain_sku": message})
-
-
-def _answered(
-    asked: _Asked,
-    arm: serving.Arm,
-    clock: StageClock,
-    results: tuple[Result, ...],
-    explanation: Explanation | None = None,
-) -> SearchAnswer:
-    answer = SearchAnswer(
-        query_id=uuid.uuid4(),
-        kind=asked.kind,
-        text=asked.text,
-        filters={**asked.options.as_filters()},
-        arm=arm.name,
-        model_version=arm.version.name,
-        entries=len(arm.view),
-        entries_by_version=arm.view.counts_by_producer,
-        took_ms=clock.done(),
-        results=results,
-        explanation=explanation,
-    )
-    query_log.query_record(answer)
-    metrics.search_observe(kind=answer.kind, outcome="answered", took_ms=answer.took_ms)
-    return answer

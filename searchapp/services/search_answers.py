@@ -91,7 +91,8 @@ class Result:
 class SearchAnswer:
     """What was found, by which version, in what gallery, and how long each stage took.
 
-    `kind`, `text`, `filters` and `arm` say what was asked; they are for the query log and the pages.
+    `kind`, `text`, `filters`, `arm` and `deployment_id` say what was asked of what; they are for the query log and the
+    pages.
     """
 
     query_id: UUID
@@ -99,6 +100,7 @@ class SearchAnswer:
     text: str
     filters: Mapping[str, Any]
     arm: str
+    deployment_id: int
     model_version: str
     entries: int
     entries_by_version: Mapping[str, int]
