@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -172,22 +172,30 @@ def write_bundle(
             for name, data in contents.items()
         },
     }  # fmt: skip
-    plain["digest"] = _digest(plain)
+    plain["digest"] = content_digest(plain)
     manifest = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    folder_write(target, {**contents, MANIFEST_FILE: manifest.encode()}, check=load_bundle)
+    return load_bundle(target)
+
+
+def folder_write(target: Path, contents: Mapping[str, bytes], *, check: Callable[[Path], object]) -> None:
+    """Write files under a temporary name, sync them, let `check` read them there, and rename the folder to `target`.
+
+    What `check` raises goes on, and leaves no trace.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        for name, data in {**contents, MANIFEST_FILE: manifest.encode()}.items():
+        for name, data in contents.items():
             _write_synced(temporary / name, data)
         _sync_folder(temporary)
-        load_bundle(temporary)
+        check(temporary)
         _rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(target.parent)
-    return load_bundle(target)
 
 
 def check_free(target: Path, *, replace: bool) -> None:
@@ -203,7 +211,7 @@ def load_bundle(path: Path) -> Bundle:
     expected = sorted([MANIFEST_FILE, *manifest.files])
     if names != expected:
         raise BundleError(f"{path} holds {', '.join(names)}; expected exactly {', '.join(expected)}")
-    contents = {name: _verified(path / name, entry) for name, entry in manifest.files.items()}
+    contents = {name: verified_file(path / name, entry) for name, entry in manifest.files.items()}
     graph = contents[GRAPH_FILE]
     if manifest.encoder_config.trunk.kind != manifest.architecture:
         raise BundleError(
@@ -216,9 +224,9 @@ def load_bundle(path: Path) -> Bundle:
     bundle = Bundle(
         path=path,
         manifest=manifest,
-        weights=_weights(path / WEIGHTS_FILE, contents[WEIGHTS_FILE]),
+        weights=tensors_of(path / WEIGHTS_FILE, contents[WEIGHTS_FILE]),
         graph=graph,
-        text=None if text is None else _weights(path / TEXT_FILE, text),
+        text=None if text is None else tensors_of(path / TEXT_FILE, text),
     )
     bundle.text_encoder()  # refuses words that would not be served
     return bundle
@@ -227,7 +235,7 @@ def load_bundle(path: Path) -> Bundle:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the bundle at `path`, checked against its own digest; the other files are not read."""
     source = path / MANIFEST_FILE
-    plain = _plain_manifest(source)
+    plain = plain_manifest(source)
     known = {field.name for field in fields(Manifest)}
     if set(plain) != known:
         raise BundleError(
@@ -239,8 +247,10 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(
             f"{source}: architecture is {plain['architecture']!r}, allowed: {', '.join(ARCHITECTURES)}"
         )
-    if plain["digest"] != _digest(plain):
-        raise BundleError(f"{source}: digest is {plain['digest']!r}, its content gives {_digest(plain)}")
+    if plain["digest"] != content_digest(plain):
+        raise BundleError(
+            f"{source}: digest is {plain['digest']!r}, its content gives {content_digest(plain)}"
+        )
     _check_files(source, plain["files"])
     try:
         calibration = {
@@ -258,7 +268,8 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _plain_manifest(source: Path) -> dict[str, Any]:
+def plain_manifest(source: Path) -> dict[str, Any]:
+    """A manifest as it stands in its file, a JSON object of bounded size; nothing in it is checked yet."""
     if source.is_symlink() or not source.is_file():
         raise FileNotFoundError(f"{source} is missing: not a bundle")
     if source.stat().st_size > MAX_MANIFEST_BYTES:
@@ -283,17 +294,23 @@ def _check_files(source: Path, files: Any) -> None:
             f"{source}: files are {names}, expected {', '.join(sorted(BUNDLE_FILES))}, and {TEXT_FILE} or not"
         )
     for name, entry in files.items():
-        valid = (
-            isinstance(entry, dict)
-            and sorted(entry) == ["bytes", "sha256"]
-            and type(entry["bytes"]) is int
-            and _SHA256.fullmatch(str(entry["sha256"])) is not None
-        )
-        if not valid:
-            raise BundleError(f"{source}: files.{name} is {entry!r}, expected sha256 and bytes")
+        check_file_entry(source, name, entry)
 
 
-def _verified(source: Path, entry: Mapping[str, Any]) -> bytes:
+def check_file_entry(source: Path, name: str, entry: Any) -> None:
+    """Raise BundleError unless what the manifest says of file `name` is its SHA-256 and size."""
+    valid = (
+        isinstance(entry, dict)
+        and sorted(entry) == ["bytes", "sha256"]
+        and type(entry["bytes"]) is int
+        and _SHA256.fullmatch(str(entry["sha256"])) is not None
+    )
+    if not valid:
+        raise BundleError(f"{source}: files.{name} is {entry!r}, expected sha256 and bytes")
+
+
+def verified_file(source: Path, entry: Mapping[str, Any]) -> bytes:
+    """A file whose size and SHA-256 are those of its manifest's entry. Raises BundleError."""
     if source.is_symlink() or not source.is_file():
         raise BundleError(f"{source} is not a regular file")
     size, most = source.stat().st_size, MAX_TEXT_BYTES if source.name == TEXT_FILE else MAX_FILE_BYTES
@@ -306,7 +323,8 @@ def _verified(source: Path, entry: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _weights(source: Path, data: bytes) -> Weights:
+def tensors_of(source: Path, data: bytes) -> Weights:
+    """The finite numbers of a safetensors file. Raises BundleError."""
     header = int.from_bytes(data[:8], "little")
     if len(data) < 8 or header > MAX_HEADER_BYTES:
         raise BundleError(f"{source}: header of {header} bytes, allowed {MAX_HEADER_BYTES}")
@@ -320,7 +338,8 @@ def _weights(source: Path, data: bytes) -> Weights:
     return weights
 
 
-def _digest(plain: Mapping[str, Any]) -> str:
+def content_digest(plain: Mapping[str, Any]) -> str:
+    """Content address: SHA-256 (hex) of a manifest but for its own digest."""
     content = {name: value for name, value in plain.items() if name != "digest"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
