@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 CHUNK = 2_048  # rows at a time: their hidden activations stay in the processor's cache
+PADDED = 64
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's default, which ml.models.corrector is trained with
 TENSORS = ("affine", "offset", "inner", "inner_offset", "outer")
 ERROR_TENSORS = ("inner", "inner_offset", "outer", "level")
@@ -51,17 +52,18 @@ class CorrectorMap:
     def corrected(self, stale: NDArray[Any]) -> NDArray[Any]:
         """(N, D) float16 or float32 rows -> as many of the same type and unit L2 norm, computed in float32.
 
-        Row by row, so that a row comes out alike whichever others stand beside it to the last bits of float32. Raises
-        ValueError on another width or type.
+        A row comes out the same to the last bit whichever others stand beside it, so that a view kept up with its rows
+        equals one built anew. Raises ValueError on another width or type.
         """
         _check_rows(stale, self.dimension)
         result = np.empty_like(stale)
         has_residual = bool(self.outer.any())
         for part in _parts(len(stale)):
-            rows = stale[part].astype(np.float32)
+            rows = _padded(stale[part])
             moved = rows + rows @ self.affine.T + self.offset
             if has_residual:
                 moved += _gelu(_normed(rows) @ self.inner.T + self.inner_offset) @ self.outer.T
+            moved = moved[: len(stale[part])]
             result[part] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
         return result
 
@@ -101,6 +103,13 @@ class ErrorMap:
             hidden = _gelu(_normed(stale[part].astype(np.float32)) @ self.inner.T + self.inner_offset)
             found[part] = np.exp((hidden @ self.outer[0] + self.level).astype(np.float64))
         return found
+
+
+def _padded(rows: NDArray[Any]) -> Floats:
+    """In float32, with rows of zeros up to a multiple of PADDED: a matrix product rounds the rest otherwise."""
+    padded = np.zeros((-(-len(rows) // PADDED) * PADDED, rows.shape[1]), np.float32)
+    padded[: len(rows)] = rows
+    return padded
 
 
 def _gelu(x: Floats) -> Floats:

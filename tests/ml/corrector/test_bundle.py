@@ -80,6 +80,18 @@ def test_what_is_served_without_torch_is_what_was_fitted(fitted: Fitted, kind: t
     )
 
 
+def test_a_row_is_corrected_alike_whichever_rows_stand_beside_it() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"affine": (128, 128), "offset": (128,), "inner": (256, 128), "inner_offset": (256,)}
+    drawn = {name: rng.normal(size=shape) / 20 for name, shape in {**shapes, "outer": (128, 256)}.items()}
+    served = CorrectorMap.of({name: values.astype(np.float32) for name, values in drawn.items()})
+    stale = directions(5_000, 128)
+    everything = served.corrected(stale)
+    for count in (1, 2, 7, 100, 2_049):
+        rows = rng.permutation(len(stale))[:count]
+        np.testing.assert_array_equal(served.corrected(stale[rows]), everything[rows])
+
+
 def test_predicted_errors_without_torch_are_those_of_the_head(errors: ErrorHead) -> None:
     stale = directions(3_000, D, seed=4)
     served = ErrorMap.of(arrays(errors)).predicted(stale)
