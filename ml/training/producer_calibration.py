@@ -61,23 +61,32 @@ def producer_calibrations(
     producers: Mapping[str, CodedSet],
     *,
     newest: str = "self",
+    reading: Calibration | None = None,
     mixes: Sequence[float] = MIXES,
     is_cautious: bool = False,
     seed: int = 0,
 ) -> dict[str, Calibration]:
     """One calibration for each of `producers`: the same N images, labels (N,), as each of them encoded them.
 
-    That of `newest` is what `calibrate` gives for it alone. Thresholds and pool sizes are each producer's own, found as
+    That of `newest` is what `calibrate` gives for it alone, or `reading`, when it is calibrated already. Thresholds and
+    pool sizes are each producer's own, found as
     `calibrate` does; without unseen queries the known ones with their own class hidden serve as those without an
     answer. mixes, is_cautious: as for `fit_fusion`. seed: of the random halves. Raises ValueError on sizes that do not
     match, without `newest`, and for a producer whose entries do not compare, which it names.
     """
     _check(gallery_labels, producers, newest)
     reference = _Views.of(asked, gallery_labels, producers[newest])
-    own = fit_fusion(reference.known, reference.unseen, is_cautious=is_cautious, mixes=mixes)
+    own = (
+        fit_fusion(reference.known, reference.unseen, is_cautious=is_cautious, mixes=mixes)
+        if reading is None
+        else Fusion(reading.intercept, reading.code_weight, reading.embedding_weight)
+    )
     level = _Level(reference, own, _halves(len(gallery_labels), seed), is_cautious)
     calibrations = {}
     for name, entries in producers.items():
+        if name == newest and reading is not None:
+            calibrations[name] = reading
+            continue
         views = reference if name == newest else _Views.of(asked, gallery_labels, entries)
         try:
             fusion = own if name == newest else level.beside(views, mixes)

@@ -168,33 +168,29 @@ def calibrations_of(
 ) -> Mapping[str, Calibration]:
     """Calibration by producer name, for every version of the lineage: what its similarities to their entries mean.
 
-    In this order: entries seen through the corrector, if there is one; what the bundle says of the producer, or of an
-    increment of the same M, which shares trunk and code space; what was measured here of the pair; and, where nobody
-    measured anything, the reading of the version's own entries.
+    All increments of one M share trunk and code space and are read alike. Of another M, in this order: its entries as
+    the corrector shows them, if there is one; what the bundle says; what was measured here of the pair; and, where
+    nobody measured anything, the reading of the version's own entries.
     """
     lineage = list(ModelVersion.objects.filter(lineage=version.lineage))
     told = bundle.manifest.calibration
-    own = told[OWN_ENTRIES]
-    raw, corrected = _measured_pairs(version, ""), _measured_pairs(version, corrector_digest)
-    of_trunk: dict[int, Calibration] = {version.major: own}
-    for other in lineage:
-        known = told.get(other.digest) or raw.get(other.pk)
-        if known is not None and other.major != version.major:
-            of_trunk.setdefault(other.major, known)
-    found: dict[str, Calibration] = {}
-    for other in lineage:
-        here = corrected.get(other.pk) if corrector_digest else None
-        if other.major == version.major:
-            here = told.get(other.digest)  # its own entries are never corrected
-        found[other.name] = (
-            here or told.get(other.digest) or raw.get(other.pk) or of_trunk.get(other.major, own)
-        )
-    return found
+    found = _measured_pairs(version, "")
+    found |= {other.major: told[other.digest] for other in lineage if other.digest in told}
+    if corrector_digest:
+        found |= _measured_pairs(version, corrector_digest)
+    found[version.major] = told[OWN_ENTRIES]
+    return {other.name: found.get(other.major, told[OWN_ENTRIES]) for other in lineage}
 
 
 def _measured_pairs(version: ModelVersion, corrector_digest: str) -> dict[int, Calibration]:
-    rows = PairCalibration.objects.filter(query_version=version, corrector_digest=corrector_digest)
-    return {row.producer_id: Calibration(**row.values) for row in rows}
+    """By the producers' M; what was measured of this very version before what was of another increment of its M."""
+    rows = PairCalibration.objects.filter(
+        query_version__lineage=version.lineage,
+        query_version__major=version.major,
+        corrector_digest=corrector_digest,
+    ).select_related("producer")
+    ordered = sorted(rows, key=lambda row: (row.query_version_id == version.pk, row.pk))
+    return {row.producer.major: Calibration(**row.values) for row in ordered}
 
 
 def bundle_of(version: ModelVersion) -> Bundle:
