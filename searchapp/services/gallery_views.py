@@ -10,6 +10,7 @@ from ml.retrieval.faiss_index import FaissIndex
 from ml.retrieval.index import EngineFactory
 from ml.retrieval.view import GalleryView
 from searchapp.models import ChangeKind, GalleryChange, GalleryCounter, ModelVersion
+from searchapp.services.corrected_views import entries_corrected
 from searchapp.services.gallery_columns import (
     entry_ids_of_images,
     image_ids_of_entries,
@@ -37,7 +38,9 @@ def counter_value() -> int:
     return GalleryCounter.objects.values_list("value", flat=True).get(pk=1)
 
 
-def view_rebuilt(version: ModelVersion, *, engine: EngineFactory) -> tuple[GalleryView, int]:
+def view_rebuilt(
+    version: ModelVersion, *, engine: EngineFactory, corrector_digest: str = ""
+) -> tuple[GalleryView, int]:
     """The view of `version` from rows alone, and the number up to which it certainly holds every change.
 
     The number is read before the rows: what commits in between is in the rows already, and replaying it later
@@ -45,11 +48,14 @@ def view_rebuilt(version: ModelVersion, *, engine: EngineFactory) -> tuple[Galle
     """
     sequence = counter_value()
     items = read_items()
-    entries = known_only(read_entries(version), items)
+    raw = known_only(read_entries(version), items)
+    entries = entries_corrected(raw, version, corrector_digest)
     return GalleryView.build(entries, items, engine=engine), sequence
 
 
-def view_followed(view: GalleryView, version: ModelVersion, *, since: int, until: int) -> GalleryView | None:
+def view_followed(
+    view: GalleryView, version: ModelVersion, *, since: int, until: int, corrector_digest: str = ""
+) -> GalleryView | None:
     """`view` with the changes (since, until] applied; None when they are not all there any more, or too many.
 
     Rows are read as they are now, so a change may be applied early; applying it again later changes nothing.
@@ -62,7 +68,7 @@ def view_followed(view: GalleryView, version: ModelVersion, *, since: int, until
     items = read_items(sorted(touched))
     vanished = touched.difference(items.item_ids.tolist())
     return view.with_changes(
-        known_only(chosen, items),
+        entries_corrected(known_only(chosen, items), version, corrector_digest),
         id_array(sorted(pending.entries_removed | replaced)),
         items,
         id_array(sorted(pending.items_removed | vanished)),

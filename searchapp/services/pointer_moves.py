@@ -9,7 +9,7 @@ from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict
 from searchapp.failpoints import failpoint
 from searchapp.models import Deployment, GalleryEntry, GalleryView, ModelVersion
-from searchapp.services import deploying, encoding, measuring, serving, versions
+from searchapp.services import arms, deploying, encoding, measuring, versions
 from searchapp.services.audit import event_record
 from searchapp.services.code_digest import CODE_FIELDS, codes_digest
 from searchapp.services.database_clock import DatabaseNow
@@ -40,7 +40,7 @@ def promote_run(run: JobRun) -> dict[str, Any]:
         gates = _measured(run, version, live.version).gates
     deploying.version_check(version, reason, gates)
     run.progress(2, STEPS, f"trying {version.name}")
-    serving.version_probe(version)
+    arms.arm_tried(version)
     run.progress(3, STEPS, f"putting {version.name} in use")
     failpoint("promote.before_move")
     view, _ = GalleryView.objects.get_or_create(version=version, corrector_digest="")
@@ -64,7 +64,7 @@ def rollback_run(run: JobRun) -> dict[str, Any]:
     before = _Digest()
     run.progress(0, STEPS, f"trying {target.version.name}")
     try:
-        serving.version_probe(target.version)
+        arms.arm_tried(target.version)
     except (BundleError, OSError) as error:
         wrong = versions.without_folders(str(error), target.version)
         raise Conflict(f"The files of {target.version.name} cannot be used: {wrong}.") from error

@@ -1,6 +1,7 @@
 """What this process answers from: one immutable reference, replaced whole when the gallery or the pointer moved.
 
-A follower thread reads the change counter and the live deployments every GALLERY_FOLLOW_SECONDS. Zero means that no
+It has one arm, the champion, or a candidate beside it (services.arms), which answers the queries of its portion. A
+follower thread reads the change counter and the live deployments every GALLERY_FOLLOW_SECONDS. Zero means that no
 thread runs and whoever asks follows first: commands and tests.
 """
 
@@ -8,49 +9,39 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from ml.protocol import Calibration, Encoder
-from ml.retrieval.two_stage import QueryVectors, search
-from ml.retrieval.view import GalleryView
-from ml.text_encoder import TextWeights
 from searchapp.exceptions import Unavailable
-from searchapp.models import Deployment, ModelVersion
-from searchapp.services import snapshots, versions
-from searchapp.services.gallery_views import counter_value, engine_for, view_followed, view_rebuilt
+from searchapp.models import Deployment
+from searchapp.services import versions
+from searchapp.services.arms import Arm, arm_followed, arm_loaded
+from searchapp.services.gallery_views import counter_value
+from searchapp.services.search_options import SearchOptions
 
-# A view folds its delta into its base when the delta has grown to this share of it (and this many rows).
-COMPACT_SHARE = 0.1
-COMPACT_FROM_ROWS = 5000
+__all__ = [
+    "Arm",
+    "GalleryReference",
+    "arm_for",
+    "current",
+    "divides_visitors",
+    "follow_once",
+    "forget",
+    "shadow_arm",
+]
+
 RETRY_SECONDS = 2.0
+CANDIDATE_RETRY_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
-    """One way to answer: a version, how it sees the gallery, and what its similarities mean.
-
-    words: what puts a text into its code space; None while it has learned none.
-    """
-
-    name: str
-    deployment_id: int
-    version: ModelVersion
-    encoder: Encoder
-    view: GalleryView
-    calibrations: Mapping[str, Calibration]
-    words: TextWeights | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class GalleryReference:
-    """Immutable; a request takes it once and keeps it. The champion comes first; a canary's candidate second."""
+    """Immutable; a request takes it once and keeps it. The champion comes first; a candidate second."""
 
     arms: tuple[Arm, ...]
     sequence: int
@@ -58,6 +49,10 @@ class GalleryReference:
     @property
     def champion(self) -> Arm:
         return self.arms[0]
+
+    @property
+    def candidate(self) -> Arm | None:
+        return self.arms[1] if len(self.arms) > 1 else None
 
 
 class _Follower:
@@ -69,6 +64,7 @@ class _Follower:
         self.starting = threading.Lock()
         self.thread: threading.Thread | None = None
         self.stopping = threading.Event()
+        self.resting: dict[int, float] = {}  # candidates that could not be loaded, and when to try again
 
 
 _follower = _Follower()
@@ -85,9 +81,33 @@ def current() -> GalleryReference:
     return reference
 
 
-def arm_for(visitor: str = "") -> Arm:  # noqa: ARG001  which visitor sees the candidate is the canary's rule
-    """The arm that answers `visitor` for the whole of one request."""
-    return current().champion
+def arm_for(visitor: str = "", options: SearchOptions | None = None) -> Arm:
+    """The arm that answers a query of `visitor` with these filters, for the whole of one request.
+
+    The same visitor meets the same arm as long as a canary runs; who is not known meets the champion.
+    """
+    reference = current()
+    candidate = reference.candidate
+    if candidate is not None and candidate.portion is not None and candidate.portion.takes(visitor, options):
+        return candidate
+    return reference.champion
+
+
+def shadow_arm(options: SearchOptions | None = None) -> Arm | None:
+    """The candidate that answers queries with these filters in the shadow, if there is one."""
+    candidate = current().candidate
+    if candidate is None or candidate.portion is None or not candidate.portion.is_shadow:
+        return None
+    return candidate if candidate.portion.covers(options) else None
+
+
+def divides_visitors() -> bool:
+    """Whether a canary answers some visitors and not others, so that they have to be told apart."""
+    try:
+        candidate = current().candidate
+    except Unavailable:
+        return False
+    return candidate is not None and candidate.portion is not None and candidate.portion.divides_visitors
 
 
 def start_follower() -> None:
@@ -134,10 +154,10 @@ def forget() -> None:
 
 def _live_deployments() -> list[Deployment]:
     """Champion first. An installation that has no version yet gets the one it was shipped with."""
-    rows = Deployment.objects.filter(ended_at__isnull=True).select_related("version", "view")
+    rows = Deployment.objects.filter(ended_at__isnull=True).select_related("version", "view", "previous")
     live = sorted(rows, key=lambda row: row.arm != Deployment.Arm.CHAMPION)
     if live and live[0].arm == Deployment.Arm.CHAMPION:
-        return live
+        return [row for row in live if _follower.resting.get(row.pk, 0.0) <= time.monotonic()]
     if live or not settings.DEFAULT_BUNDLE.exists():
         raise Unavailable("No model version is in use yet; it is being set up.")
     versions.default_version_ensure()
@@ -150,83 +170,28 @@ def _ids(reference: GalleryReference) -> list[int]:
 
 def _loaded(live: list[Deployment], before: GalleryReference | None, counter: int) -> GalleryReference:
     """A reference for these deployments; arms that stay are carried over, new ones are loaded and tried beside them."""
-    kept = {arm.deployment_id: arm for arm in before.arms} if before else {}
-    arms = []
-    for row in live:
-        arm = kept.get(row.pk)
-        arms.append(
-            _followed_arm(arm, before.sequence, counter) if arm and before else _arm_loaded(row, counter)
-        )
-    return GalleryReference(tuple(arms), counter)
+    known = _followed(before, counter).arms if before else ()
+    kept = {arm.deployment_id: arm for arm in known}
+    arms = [kept.get(row.pk) or _arm_loaded(row, counter, known) for row in live]
+    return GalleryReference(tuple(arm for arm in arms if arm is not None), counter)
+
+
+def _arm_loaded(deployment: Deployment, counter: int, known: Sequence[Arm]) -> Arm | None:
+    """None for a candidate that cannot be used: the champion answers alone until it is tried again."""
+    try:
+        return arm_loaded(deployment, counter, beside=known)
+    except (ValueError, OSError):
+        if deployment.arm == Deployment.Arm.CHAMPION:
+            raise
+        logger.exception("%s cannot be used; the champion answers alone", deployment)
+        _follower.resting[deployment.pk] = time.monotonic() + CANDIDATE_RETRY_SECONDS
+        return None
 
 
 def _followed(before: GalleryReference, counter: int) -> GalleryReference:
     return GalleryReference(
-        tuple(_followed_arm(arm, before.sequence, counter) for arm in before.arms), counter
+        tuple(arm_followed(arm, before.sequence, counter) for arm in before.arms), counter
     )
-
-
-def _arm_loaded(deployment: Deployment, counter: int) -> Arm:
-    started = time.monotonic()
-    version = deployment.version
-    bundle = versions.bundle_of(version)
-    loaded = snapshots.view_loaded(version)
-    source = "rows" if loaded is None else "snapshot"
-    view, sequence = loaded or view_rebuilt(version, engine=engine_for(version))
-    arm = Arm(
-        name=deployment.arm,
-        deployment_id=deployment.pk,
-        version=version,
-        encoder=versions.encoder_of(version),
-        view=view,
-        calibrations=versions.calibrations_of(version, bundle),
-        words=bundle.text_encoder(),
-    )
-    arm = _followed_arm(arm, sequence, counter)
-    _prewarm(arm)
-    seconds = time.monotonic() - started
-    logger.info("%s %s loaded from %s: %d entries, %.2f s", arm.name, version, source, len(arm.view), seconds)
-    snapshots.snapshot_job_ensure_if_due(version, entries=len(arm.view))
-    return arm
-
-
-def _followed_arm(arm: Arm, since: int, until: int) -> Arm:
-    """`arm` at `until`; rebuilt from rows when the changes in between are not all there any more."""
-    if since >= until:
-        return arm
-    view = view_followed(arm.view, arm.version, since=since, until=until)
-    if view is None:
-        view, _ = view_rebuilt(arm.version, engine=engine_for(arm.version))
-    elif view.changed_rows > max(COMPACT_FROM_ROWS, COMPACT_SHARE * len(view)):
-        view = view.compacted()
-        snapshots.snapshot_job_ensure_if_due(arm.version, entries=len(view))
-    return replace(arm, view=view)
-
-
-def version_probe(version: ModelVersion) -> int:
-    """Load `version` as it would serve and ask it one query; returns its entries. Raises what would go wrong then.
-
-    A view that is long to build is left as a snapshot, from which every process has it at once.
-    """
-    bundle = versions.bundle_of(version)
-    loaded = snapshots.view_loaded(version)
-    view, _ = loaded or view_rebuilt(version, engine=engine_for(version))
-    calibrations = versions.calibrations_of(version, bundle)
-    encoder, words = versions.encoder_of(version), bundle.text_encoder()
-    _prewarm(Arm(Deployment.Arm.CANDIDATE, 0, version, encoder, view, calibrations, words))
-    if loaded is None and len(view) >= snapshots.WORTHWHILE_FROM:
-        snapshots.snapshot_write(version)
-    return len(view)
-
-
-def _prewarm(arm: Arm) -> None:
-    """One whole query, so that the first shopper does not pay for it and a broken arm fails before it serves."""
-    grey = np.full((1, arm.encoder.input_size, arm.encoder.input_size, 3), 127, np.uint8)
-    encoded = arm.encoder.encode(grey)
-    vectors = QueryVectors(encoded.packed_codes[0], encoded.embeddings[0])
-    search(arm.view, vectors, k=1, calibrations=arm.calibrations)
-    if arm.words is not None:
-        arm.words.encode(["grey"])
 
 
 def _follow_for_ever() -> None:

@@ -16,7 +16,7 @@ from ml.retrieval.index import EngineFactory
 from ml.retrieval.view import GalleryView
 from searchapp.exceptions import Unavailable
 from searchapp.models import Deployment, GalleryChange, GalleryCounter, GalleryEntry, ItemImage, ModelVersion
-from searchapp.services import catalogue, serving, versions
+from searchapp.services import arms, catalogue, serving, versions
 from searchapp.services.gallery import NewEntry, entries_add, gallery_transaction
 from searchapp.services.gallery_columns import read_items
 from searchapp.services.gallery_views import view_rebuilt
@@ -63,7 +63,7 @@ def test_following_applies_adds_and_deletions_without_reading_everything_again(
 ) -> None:
     items = shop(photos)
     before = serving.follow_once()
-    monkeypatch.setattr(serving, "view_rebuilt", None)  # a rebuild now would fail
+    monkeypatch.setattr(arms, "view_rebuilt", None)  # a rebuild now would fail
 
     item_with_photos("late", photos[8:10])
     encode_missing()
@@ -142,7 +142,7 @@ def test_replaying_a_change_that_is_applied_already_changes_nothing(
     reference = serving.follow_once()
     arm = reference.champion
 
-    again = serving._followed_arm(arm, 0, reference.sequence)  # everything once more
+    again = arms.arm_followed(arm, 0, reference.sequence)  # everything once more
 
     assert (
         again.view.compacted_entries().entry_ids.tolist() == arm.view.compacted_entries().entry_ids.tolist()
@@ -166,8 +166,11 @@ def test_a_newer_row_of_the_view_takes_the_place_of_the_older_one(
         solved = NewEntry(entry.image_id, entry.image_sha256, flipped, bytes(entry.embedding))
         entries_add(changes, version=newer, entries=[solved])
 
-    as_new = dataclasses.replace(reference.champion, version=newer)
-    followed = serving._followed_arm(as_new, reference.sequence, GalleryCounter.objects.get().value)
+    known = reference.champion.calibrations
+    as_new = dataclasses.replace(
+        reference.champion, version=newer, calibrations={**known, "1.1": known["1.0"]}
+    )
+    followed = arms.arm_followed(as_new, reference.sequence, GalleryCounter.objects.get().value)
     entries = followed.view.compacted_entries()
 
     assert followed.view.counts_by_producer == {"1.0": 5, "1.1": 1}
@@ -265,11 +268,13 @@ def test_a_repairs_step_beside_a_change_is_not_overlooked(
     serving.follow_once()
     rebuilt: list[bool] = []
 
-    def counted(version: ModelVersion, *, engine: EngineFactory) -> tuple[GalleryView, int]:
+    def counted(
+        version: ModelVersion, *, engine: EngineFactory, corrector_digest: str
+    ) -> tuple[GalleryView, int]:
         rebuilt.append(True)
-        return view_rebuilt(version, engine=engine)
+        return view_rebuilt(version, engine=engine, corrector_digest=corrector_digest)
 
-    monkeypatch.setattr(serving, "view_rebuilt", counted)
+    monkeypatch.setattr(arms, "view_rebuilt", counted)
 
     item_with_photos("b", photos[8:9])
     GalleryCounter.objects.update(

@@ -8,7 +8,7 @@ import pytest
 
 from ml.retrieval.snapshot import read_manifest
 from searchapp.models import GalleryChange, GalleryCounter, GalleryEntry, Job, ModelVersion
-from searchapp.services import catalogue, jobs, serving, snapshots, versions
+from searchapp.services import arms, catalogue, jobs, serving, snapshots, versions
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
@@ -21,7 +21,7 @@ def version(data_dir: Path, photos: list[bytes]) -> ModelVersion:
 
 
 def forbid_reading_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "view_rebuilt", None)
+    monkeypatch.setattr(arms, "view_rebuilt", None)
 
 
 def served() -> dict[int, bytes]:
