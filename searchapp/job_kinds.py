@@ -49,6 +49,11 @@ JOB_KINDS: dict[str, JobKind] = {
         Job.Queue.TRAINING,
         role=Role.OPERATOR,
     ),
+    "import_version": JobKind(
+        "Take in a version from outside",
+        "searchapp.services.version_import.version_import_run",
+        role=Role.OPERATOR,
+    ),
     "promote": JobKind(
         "Put a version in use", "searchapp.services.pointer_moves.promote_run", role=Role.OPERATOR
     ),

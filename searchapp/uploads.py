@@ -6,6 +6,13 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.core.files.uploadhandler import MemoryFileUploadHandler, TemporaryFileUploadHandler
 
+IMPORT_ROUTES = (
+    "/api/v1/imports",
+    "/api/v1/model-versions/import",
+    "/ops/versions/import",
+    "/ops/evaluation",
+    "/admin/",
+)
 MARGIN_BYTES = 1024 * 1024  # intake refuses a photo over the limit to the byte; this only stops the reading
 
 
@@ -35,7 +42,7 @@ class _Limited:
 
     def _is_import(self) -> bool:
         is_staff = getattr(getattr(self.request, "user", None), "is_staff", False)
-        return is_staff and self.request.path.startswith(("/api/v1/imports", "/admin/"))
+        return is_staff and self.request.path.startswith(IMPORT_ROUTES)
 
 
 class LimitedMemoryUploadHandler(_Limited, MemoryFileUploadHandler):

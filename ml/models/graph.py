@@ -20,7 +20,7 @@ def graph_with_feature(graph: bytes) -> tuple[bytes, str, int]:
 
     Raises ValueError when there is no such tensor.
     """
-    model = _parsed(graph)
+    model = parsed_graph(graph)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     given = {
         node.input[1]: node.input[0]
@@ -43,7 +43,7 @@ def graph_with_code_head(graph: bytes, head: Mapping[str, NDArray[Any]]) -> byte
 
     Raises ValueError when names, shapes or types are not those of the graph's code head.
     """
-    model = _parsed(graph)
+    model = parsed_graph(graph)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {name: _kind(weights[_PREFIX + name]) for name in CODE_HEAD if _PREFIX + name in weights}
     given = {name: (str(values.dtype), values.shape) for name, values in head.items()}
@@ -59,7 +59,8 @@ def _kind(tensor: onnx.TensorProto) -> tuple[str, tuple[int, ...]]:
     return str(helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(tensor.dims)
 
 
-def _parsed(graph: bytes) -> onnx.ModelProto:
+def parsed_graph(graph: bytes) -> onnx.ModelProto:
+    """The graph as data; nothing of it is run. Raises ValueError when it is none."""
     try:
         return onnx.load_from_string(graph)
     except Exception as error:  # protobuf's own, which has no types

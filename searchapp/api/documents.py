@@ -288,6 +288,10 @@ class TrainingInput(Input):
     promote = serializers.BooleanField(required=False, help_text="Put it in use if its gate passes.")
 
 
+class VersionImportInput(Shape):
+    file = serializers.FileField(help_text="A zip of manifest.json and the safetensors and ONNX files it names.")
+
+
 class RollbackInput(Input):
     deployment = serializers.IntegerField(
         required=False,

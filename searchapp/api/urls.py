@@ -9,6 +9,7 @@ from searchapp.api.imports import ImportsView
 from searchapp.api.items import ItemImagesView, ItemsView, ItemView
 from searchapp.api.jobs import JobCancelView, JobRetryView, JobView
 from searchapp.api.search import EncodeView, SearchView
+from searchapp.api.version_import import ModelVersionImportView
 from searchapp.api.versions import ModelVersionsView, PromoteView, RollbackView
 
 app_name = "api"
@@ -27,6 +28,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("v1/jobs/<uuid:job_id>/retry", JobRetryView.as_view(), name="job-retry"),
     path("v1/queries/<uuid:query_id>/feedback", FeedbackView.as_view(), name="feedback"),
     path("v1/model-versions", ModelVersionsView.as_view(), name="model-versions"),
+    path("v1/model-versions/import", ModelVersionImportView.as_view(), name="model-version-import"),
     path("v1/model-versions/<str:version>/promote", PromoteView.as_view(), name="model-version-promote"),
     path("v1/rollback", RollbackView.as_view(), name="rollback"),
     path("schema/", SchemaView.as_view(), name="schema"),

@@ -1,21 +1,22 @@
-"""Uploaded catalogues wait under IMPORT_DIR/<random name>/ until their job has read them."""
+"""Uploaded files wait under IMPORT_DIR/<random name>/ until their job has read them."""
 
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from django.conf import settings
 
-from searchapp.exceptions import InvalidInput, NoSpace
+from searchapp.exceptions import Conflict, InvalidInput, NoSpace
 from searchapp.models import FINISHED_STATES, Job
 from searchapp.services.archives import archive_check
 from searchapp.services.import_sources.csv_source import csv_open
 from searchapp.services.media import no_space_as_error
 
 KEPT_SECONDS = 24 * 3600.0  # a failed import can be retried for a day
+KINDS = ("import_catalogue", "import_version", "import_evaluation")  # of jobs whose payload names a source
 _TOKEN = re.compile(r"upload:([0-9a-f]{32})")
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -26,22 +27,43 @@ def import_upload_store(chunks: Iterable[bytes], name: str) -> str:
 
     `name` gives a readable name to the catalogue and nothing else; type and place are ours.
     """
+
+    def check(upload: Path) -> None:
+        with upload.open("rb") as stream:
+            is_zip = stream.read(2) == b"PK"
+        final = upload.rename(upload.with_name(f"{stem}{'.zip' if is_zip else '.csv'}"))
+        if is_zip:
+            archive_check(final)
+        else:
+            csv_open(final, name=stem)
+
+    stem = _stem(name, "catalogue")
+    return _upload_store(chunks, check)
+
+
+def zip_upload_store(chunks: Iterable[bytes], name: str, *, check: Callable[[Path], object]) -> str:
+    """Keep an uploaded zip and return the source that a job may be given. What `check` raises of the file is raised,
+    and nothing is kept."""
+    return _upload_store(
+        chunks, lambda upload: check(upload.rename(upload.with_name(f"{_stem(name, 'upload')}.zip")))
+    )
+
+
+def _stem(name: str, instead: str) -> str:
+    return _NAME.sub("-", Path(name.replace("\\", "/")).stem)[:60].strip(".-") or instead
+
+
+def _upload_store(chunks: Iterable[bytes], check: Callable[[Path], object]) -> str:
+    """`check` gets the written file and gives it its name."""
     token = uuid.uuid4().hex
     folder = Path(settings.IMPORT_DIR) / token
-    stem = _NAME.sub("-", Path(name.replace("\\", "/")).stem)[:60].strip(".-") or "catalogue"
     try:
         with no_space_as_error():
             folder.mkdir(parents=True)
             temporary = folder / "upload"
             _write(temporary, chunks)
-        with temporary.open("rb") as stream:
-            is_zip = stream.read(2) == b"PK"
-        final = temporary.rename(folder / f"{stem}{'.zip' if is_zip else '.csv'}")
-        if is_zip:
-            archive_check(final)
-        else:
-            csv_open(final, name=stem)
-    except (InvalidInput, NoSpace):
+        check(temporary)
+    except (InvalidInput, NoSpace, Conflict):
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return f"upload:{token}"
@@ -55,7 +77,7 @@ def import_source_path(source: str) -> Path:
     folder = Path(settings.IMPORT_DIR) / found[1]
     files = sorted(folder.glob("*.*")) if folder.is_dir() else []
     if not files:
-        raise InvalidInput("The uploaded catalogue is gone; upload it again.")
+        raise InvalidInput("The uploaded file is gone; upload it again.")
     return files[0]
 
 
@@ -70,7 +92,7 @@ def import_leftovers_remove() -> int:
     folder = Path(settings.IMPORT_DIR)
     if not folder.is_dir():
         return 0
-    unfinished = Job.objects.filter(kind="import_catalogue").exclude(state__in=FINISHED_STATES)
+    unfinished = Job.objects.filter(kind__in=KINDS).exclude(state__in=FINISHED_STATES)
     needed = {str(job.pk) for job in unfinished} | {
         str(job.payload.get("source", ""))[7:] for job in unfinished
     }

@@ -14,6 +14,8 @@ from searchapp.views import (
     models,
     search,
     training,
+    verdicts,
+    version_import,
 )
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -34,6 +36,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/<uuid:job_id>/retry", jobs.job_retry, name="job-retry"),
     path("ops/", models.model_list, name="models"),
     path("ops/look", models.drift_look, name="drift-look"),
+    path("ops/versions/import", version_import.version_import, name="version-import"),
+    path("ops/versions/<str:version>/verdict", verdicts.verdict, name="model-verdict"),
     path("ops/versions/<str:version>/promote", models.model_promote, name="model-promote"),
     path("ops/rollback", models.model_rollback, name="model-rollback"),
     path("ops/train", training.train, name="train"),

@@ -39,6 +39,7 @@ PATHS = {
     "api:job-retry": "/api/v1/jobs/{job_id}/retry",
     "api:feedback": "/api/v1/queries/{query_id}/feedback",
     "api:model-versions": "/api/v1/model-versions",
+    "api:model-version-import": "/api/v1/model-versions/import",
     "api:model-version-promote": "/api/v1/model-versions/{version}/promote",
     "api:rollback": "/api/v1/rollback",
     "health-live": "/healthz/live",
