@@ -4,12 +4,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx
 from django.db import transaction
 from django.db.models import Max
 from numpy.typing import NDArray
 
 from ml.artifacts import Bundle, write_bundle
-from ml.models.export import encoder_from_weights, export_onnx
+from ml.models.graph import parsed_graph
 from searchapp.models import GalleryView, ModelVersion
 from searchapp.services import versions
 
@@ -40,24 +41,37 @@ def rotation(dimension: int, degrees: float, seed: int) -> NDArray[np.float32]:
     basis, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(dimension, dimension)))
     angle = np.deg2rad(degrees)
     turn = np.kron(np.eye(dimension // 2), [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return (basis @ turn @ basis.T).astype(np.float32)
+    return np.asarray(basis @ turn @ basis.T, np.float32)
 
 
 def _turned(source: Bundle, target: Path, degrees: float, seed: int) -> Bundle:
     made = source.manifest
     weights = dict(source.weights)
     turn = rotation(made.dimension, degrees, seed)
+    graph = parsed_graph(source.graph)
     for name in [name for name in weights if name.startswith("embedding_head.")]:
-        weights[name] = np.ascontiguousarray(turn @ weights[name])
+        weights[name] = np.ascontiguousarray(turn @ source.weights[name])
+        _replace(graph, source.weights[name], weights[name])
     return write_bundle(
         target,
         method=made.method,
         config=made.encoder_config,
         weights=weights,
-        graph=export_onnx(encoder_from_weights(made.encoder_config, weights)),
+        graph=graph.SerializeToString(),
         labels=made.labels,
         calibration={"self": source.calibration},
         preprocessing=made.preprocessing,
         metrics={},
         training={"turned": degrees, "seed": seed},
     )
+
+
+def _replace(graph: onnx.ModelProto, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
+    """Put other numbers in the place of a weight; exporting the encoder again would take seconds."""
+    for tensor in graph.graph.initializer:
+        found = onnx.numpy_helper.to_array(tensor)
+        for there, instead in ((before, after), (before.T, after.T)):
+            if found.shape == there.shape and np.array_equal(found, there):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(instead), tensor.name))
+                return
+    raise AssertionError("the graph does not hold the weight")
