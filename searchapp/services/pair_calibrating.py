@@ -9,7 +9,7 @@ candidate's. Photos that are held out are never asked. The newer reading is brou
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from django.db import transaction
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from ml.evaluation.retrieval import signs_of
 from ml.evaluation.two_stage import CodedSet
-from ml.models.corrector import Corrector
 from ml.protocol import Calibration
 from ml.training.producer_calibration import Asked, producer_calibrations
 from searchapp.models import (
@@ -43,6 +42,12 @@ OWN, OTHER = "self", "other"
 logger = logging.getLogger(__name__)
 
 
+class Corrects(Protocol):
+    """A map from an older encoder's embeddings to a newer one's, (N, D) each, of the same type."""
+
+    def corrected(self, stale: NDArray[Any]) -> NDArray[Any]: ...
+
+
 class _Photo(NamedTuple):
     image_id: int
     path: str
@@ -53,7 +58,7 @@ class _Photo(NamedTuple):
 def pairs_calibrate(
     version: ModelVersion,
     *,
-    corrector: Mapping[str, Corrector] | None = None,
+    corrector: Mapping[str, Corrects] | None = None,
     corrector_digest: str = "",
     heard: Heard = lambda _done, _total: None,
 ) -> int:
@@ -103,7 +108,7 @@ def _both_ways(version: ModelVersion, other: ModelVersion) -> list[tuple[ModelVe
     return [(version, other), (other, version)]
 
 
-def _map_of(producer: ModelVersion, corrector: Mapping[str, Corrector]) -> Corrector | None:
+def _map_of(producer: ModelVersion, corrector: Mapping[str, Corrects]) -> Corrects | None:
     """Increments of one M share the embedding head, and so the map."""
     found = (one for name, one in corrector.items() if name.split(".")[0] == str(producer.major))
     return next(found, None)
@@ -191,7 +196,7 @@ def _fitted(
     coded: _Coded,
     asking: ModelVersion,
     entries: ModelVersion,
-    corrector: Mapping[str, Corrector] | None,
+    corrector: Mapping[str, Corrects] | None,
 ) -> Calibration | None:
     """Of `asking`'s queries on entries of `entries`; None where the photos are too few or tell nothing apart."""
     own, other = coded.of(asking), coded.of(entries)
