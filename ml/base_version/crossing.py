@@ -48,7 +48,7 @@ class Crossing:
         """
         narrow, own, old = self._narrow(), self.new.choosing(), self.old.choosing()
         asking, as_seen = joined(self.new.known, self.new.unknown), joined(narrow.known, narrow.unknown)
-        labels = _numbered(asking.names, own.names)
+        labels = numbered(asking.names, own.names)
         place = np.arange(len(asking)) - len(self.new.known)  # among the unknown, which are entries too
         asked = Asked(
             queries=_asking(asking, as_seen),
@@ -141,7 +141,7 @@ def _entries(new: EncodedSet, old: EncodedSet) -> tuple[CodedSet, CodedSet]:
     )
 
 
-def _numbered(queries: Names, entries: Names) -> NDArray[np.int64]:
+def numbered(queries: Names, entries: Names) -> NDArray[np.int64]:
     """Equal names by equal numbers: of all queries, then of all entries."""
     _, numbers = np.unique(np.concatenate([queries, entries]).astype(str), return_inverse=True)
     return np.asarray(numbers, np.int64)

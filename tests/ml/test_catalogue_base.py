@@ -8,15 +8,9 @@ import pytest
 import torch
 
 from ml.artifacts import load_bundle
-from ml.base_version import catalogue
-from ml.base_version.catalogue import (
-    calibration_of,
-    divide,
-    initial_weights,
-    recipe_for,
-    train_catalogue,
-    validation_rows,
-)
+from ml.base_version import catalogue_photos
+from ml.base_version.catalogue import calibration_of, initial_weights, recipe_for, train_catalogue
+from ml.base_version.catalogue_photos import divide, spread, validation_rows
 from ml.base_version.recipe import Recipe, recipe_of
 from ml.config import merged
 from ml.data.images import ImageSet
@@ -183,16 +177,16 @@ def test_cleanly_separated_photos_give_no_false_certainty(data_packs: Path) -> N
 
 
 def test_validation_photos_are_spread_over_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "MAX_COMPARED", 5)
+    monkeypatch.setattr(catalogue_photos, "MAX_COMPARED", 5)
 
-    assert catalogue._spread(torch.arange(9)).tolist() == [0, 2, 4, 6, 8]
-    assert catalogue._spread(torch.arange(3)).tolist() == [0, 1, 2]
+    assert spread(torch.arange(9)).tolist() == [0, 2, 4, 6, 8]
+    assert spread(torch.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_the_epoch_is_chosen_over_all_classes_by_labels_that_training_sees(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(catalogue, "MAX_COMPARED", 10)
+    monkeypatch.setattr(catalogue_photos, "MAX_COMPARED", 10)
     labels = torch.cat(
         [torch.full((50,), -1), torch.arange(8).repeat_interleave(40)]
     )  # unlabelled photos came first

@@ -10,7 +10,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from ml.base_version.catalogue import GROWTH, LEAST_OF_CLASS, ONE_IN, SCRATCH_FACTOR
+from ml.base_version.catalogue import GROWTH, SCRATCH_FACTOR
+from ml.base_version.catalogue_photos import LEAST_OF_CLASS, ONE_IN
 from searchapp.models import Job, JobState
 from searchapp.services import training_plan as training_plan_module
 from searchapp.services.training_photos import category_sizes, training_photos

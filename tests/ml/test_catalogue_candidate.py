@@ -1,0 +1,169 @@
+"""A candidate from a catalogue's photos and what is stored of them: bundle, pilot, validation, resumption."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ml.artifacts import Bundle, load_bundle
+from ml.base_version.candidate import candidate_recipe
+from ml.base_version.catalogue import recipe_for
+from ml.base_version.catalogue_candidate import (
+    Material,
+    pilot_epochs,
+    run_pilot,
+    train_candidate,
+)
+from ml.base_version.catalogue_photos import divide
+from ml.base_version.stored_photos import StoredPhotos, Validation
+from ml.config import merged
+from ml.models.encoder import ImageEncoder
+from ml.training.loop import Progress
+from tests.ml.photos import few_photos
+
+TINY: dict[str, Any] = {
+    "stored_size": 40,
+    "method": {"encoder": {"input_size": 32, "code_hidden": 32, "trunk": {"widths": [16, 16, 32, 32]}}},
+    "fit": {"epochs": 8, "warmup_epochs": 1.0, "validate_every": 4},
+    "sampling": {"classes_per_batch": 5, "images_per_class": 4, "sizes": [[1.0, 32]]},
+}
+
+
+@pytest.fixture(scope="module")
+def parent(bundle_path: Path) -> Bundle:
+    return load_bundle(bundle_path)
+
+
+@pytest.fixture(scope="module")
+def material(data_packs: Path, parent: Bundle) -> Material:
+    """Ninety photos of ten classes; three have no entry, and of ten another trunk made it."""
+    images = few_photos(data_packs, per_class=9, size=40)
+    big = few_photos(data_packs, per_class=9, size=96)
+    encoded = parent.encoder().encode(big.pixels.permute(0, 2, 3, 1).contiguous().numpy())
+    present = np.ones(len(images), np.bool_)
+    present[:3] = False
+    by_producer = present.copy()
+    by_producer[-10:] = False
+    stored = StoredPhotos(encoded.packed_codes, encoded.embeddings, present, by_producer, parent.digest)
+    recipe = recipe_for("parity", torch.bincount(images.labels).tolist(), method="compact")
+    return Material(images, stored, merged(candidate_recipe(recipe, parent, "ndpp"), TINY), parent)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_catalogue_becomes_a_candidate_that_reads_entries_of_both(
+    material: Material, parent: Bundle, tmp_path: Path
+) -> None:
+    """Killed after five epochs and taken up again; its epochs are those of one that was left alone."""
+    seen: list[Progress] = []
+
+    def heard(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_candidate(material, tmp_path / "bundle", checkpoint=tmp_path / "fit", on_epoch=heard)
+    made = train_candidate(
+        material, tmp_path / "bundle", checkpoint=tmp_path / "fit", on_epoch=heard, command="manage.py"
+    )
+    alone: list[Progress] = []
+
+    def left_alone(progress: Progress) -> None:
+        alone.append(progress)
+        if progress.epoch == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_candidate(material, tmp_path / "alone", on_epoch=left_alone)
+
+    assert [progress.epoch for progress in seen] == list(range(1, 9))
+    assert [progress.logs for progress in seen] == [progress.logs for progress in alone]
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert manifest.digest == made.bundle.digest
+    assert set(manifest.calibration) == {"self", parent.digest}
+    assert (manifest.method, manifest.code_bits, manifest.labels) == ("compact", 128, material.images.names)
+    note = manifest.training
+    assert (note["compatibility"]["alignment"], note["compatibility"]["parent"]) == ("ndpp", parent.digest)
+    assert (note["command"], note["stored_images"], note["started_from"]) == ("manage.py", 87, None)
+    summary = manifest.metrics["compatibility"]["validation"]
+    assert (
+        summary["queries"] > 20
+    )  # nine validation photos would calibrate by chance: training photos ask each other
+    assert set(summary) == {"queries", "old_self_test", "cross_test", "self_test", "flips_at_1"}
+    last = seen[-1].logs
+    assert last["validation"] == pytest.approx((last["cross"] + last["own"]) / 2)
+    assert "cross" not in seen[0].logs
+    with pytest.raises(FileExistsError):
+        train_candidate(material, tmp_path / "bundle")
+
+
+def test_a_pilot_is_a_tenth_and_says_what_it_found_beside_the_parent(material: Material) -> None:
+    epochs: list[int] = []
+
+    pilot = run_pilot(material, on_epoch=lambda progress: epochs.append(progress.epoch))
+
+    assert pilot is not None
+    assert epochs == [1, 2]
+    assert pilot.epochs == pilot_epochs(material.recipe) == 2
+    gain = pilot.gain()
+    assert gain is not None
+    means = pilot.found.means
+    assert gain.value == pytest.approx(np.nanmean(pilot.found.cross - pilot.old))
+    assert 0 < means["cross"] < 1
+    assert means["own"] > means["cross"] - 1
+    longer = replace(material.recipe, fit=replace(material.recipe.fit, epochs=70))
+    assert pilot_epochs(longer) == 7
+
+
+def test_validation_photos_ask_what_is_stored_and_never_what_is_not(
+    material: Material, parent: Bundle
+) -> None:
+    """By the parent's own encoder the cross-test is its self-test; without entries there is nothing to ask."""
+    division = divide(material.images.labels)
+    validation = Validation.of(material.images, division, material.stored, 32)
+    assert validation is not None
+    present = material.stored.present[division.validation.numpy()]
+    assert np.array_equal(np.isnan(validation.old), ~present)
+    nothing = replace(material.stored, present=np.zeros(len(material.images), np.bool_))
+    assert Validation.of(material.images, division, nothing, 32) is None
+    assert validation(ImageEncoder(material.recipe.method.encoder).eval()) < np.nanmean(validation.old)
+
+
+def test_photos_that_validate_are_no_part_of_what_it_is_held_to(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml.base_version import catalogue_candidate
+
+    seen: list[np.ndarray[Any, Any]] = []
+    true = catalogue_candidate.stored_of
+
+    def watched(codes: Any, embeddings: Any, labels: Any, names: Any) -> Any:
+        seen.extend([embeddings, labels])
+        return true(codes, embeddings, labels, names)
+
+    monkeypatch.setattr(catalogue_candidate, "stored_of", watched)
+    run_pilot(material)
+
+    embeddings, labels = seen
+    division = divide(material.images.labels)
+    assert np.array_equal(embeddings, material.stored.embeddings[division.training.numpy()])
+    absent = ~material.stored.present[division.training.numpy()]
+    assert (labels[absent] == -1).all()
+    assert (labels[~absent] >= 0).all()
+
+
+def test_a_recipe_that_cannot_be_compared_is_refused_before_any_work(
+    material: Material, tmp_path: Path
+) -> None:
+    encoder = replace(material.recipe.method.encoder, code_bits=64)
+    recipe = replace(material.recipe, method=replace(material.recipe.method, encoder=encoder))
+
+    with pytest.raises(ValueError, match="code_bits is 64, the parent's codes have 128"):
+        train_candidate(replace(material, recipe=recipe), tmp_path / "bundle")
