@@ -1,7 +1,8 @@
 """One question to one arm: answered, timed and logged. What goes wrong inside a candidate costs no shopper an answer.
 
 Errors that say what is wrong with the question, or that the database is away, are nobody's fault here. Anything else
-is the arm's: it is counted in the query log, and where it was a candidate the champion answers instead.
+is the arm's: it is counted in the query log, and where it was a candidate the champion answers instead. A candidate in
+the shadow is asked the same once the answer stands (services.shadowing).
 """
 
 import logging
@@ -13,7 +14,7 @@ from django.db import DatabaseError, InterfaceError
 
 from searchapp.exceptions import SearchAppError
 from searchapp.models import Deployment
-from searchapp.services import metrics, query_log, serving
+from searchapp.services import metrics, query_log, serving, shadowing
 from searchapp.services.explanations import Explanation
 from searchapp.services.photo_queries import StageClock
 from searchapp.services.search_answers import Result, SearchAnswer
@@ -41,10 +42,20 @@ class Found:
 Ask = Callable[[serving.Arm, StageClock], Found]
 
 
-def answered(asked: Asked, ask: Ask) -> SearchAnswer:
-    """What `ask` finds in the arm of this visitor. Raises what `ask` raises in the champion."""
+def answered(asked: Asked, ask: Ask, *, in_shadow: Ask | None = None) -> SearchAnswer:
+    """What `ask` finds in the arm of this visitor. Raises what `ask` raises in the champion.
+
+    in_shadow: what a candidate in the shadow is asked, when that is less than `ask`.
+    """
+    answer = _asked_of_arm(asked, ask)
+    if (shadow := serving.shadow_arm(asked.options)) is not None:
+        _offered(answer, shadow, in_shadow or ask)
+    return answer
+
+
+def _asked_of_arm(asked: Asked, ask: Ask) -> SearchAnswer:
     clock = StageClock()
-    arm = serving.arm_for(asked.visitor)
+    arm = serving.arm_for(asked.visitor, asked.options)
     try:
         return _answered(asked, ask, arm, clock)
     except (SearchAppError, DatabaseError, InterfaceError):
@@ -54,10 +65,6 @@ def answered(asked: Asked, ask: Ask) -> SearchAnswer:
         if arm.name == Deployment.Arm.CHAMPION:
             raise
         logger.exception("%s %s failed, the champion answers", arm.name, arm.version)
-    return answered_by_champion(asked, ask)
-
-
-def answered_by_champion(asked: Asked, ask: Ask) -> SearchAnswer:
     return _answered(asked, ask, serving.current().champion, StageClock())
 
 
@@ -80,6 +87,13 @@ def _answered(asked: Asked, ask: Ask, arm: serving.Arm, clock: StageClock) -> Se
     query_log.query_record(answer)
     metrics.search_observe(kind=answer.kind, outcome="answered", took_ms=answer.took_ms)
     return answer
+
+
+def _offered(answer: SearchAnswer, shadow: serving.Arm, ask: Ask) -> None:
+    def skus_of(arm: serving.Arm) -> list[str]:
+        return [result.sku for result in ask(arm, StageClock()).results]
+
+    shadowing.offer(answer.query_id, [result.sku for result in answer.results], shadow, skus_of)
 
 
 def _failed(asked: Asked, arm: serving.Arm, clock: StageClock) -> None:

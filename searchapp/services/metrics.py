@@ -22,14 +22,25 @@ _stages = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     registry=_registry,
 )
+_shadows = Counter(
+    "perennial_shadow_answers",
+    "Queries asked again of a candidate in the shadow",
+    ["outcome"],
+    registry=_registry,
+)
 
 
 def search_observe(*, kind: str, outcome: str, took_ms: Mapping[str, float] | None = None) -> None:
-    """Count one search. kind: image, text, item, vector; outcome: answered (every search does that by itself), or
-    the code of the error that the caller got."""
+    """Count one search. kind: image, text, item, vector; outcome: answered (every search does that by itself),
+    arm_failed (so does that; the champion may have answered instead), or the code of the error that the caller got."""
     _searches.labels(kind, outcome).inc()
     for stage, milliseconds in (took_ms or {}).items():
         _stages.labels(stage).observe(milliseconds / 1000)
+
+
+def shadow_observe(outcome: str) -> None:
+    """Count one query for the shadow: answered, failed or dropped."""
+    _shadows.labels(outcome).inc()
 
 
 def exposition() -> bytes:

@@ -11,7 +11,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from searchapp.models import AuditEvent, CountedEntry, GalleryCounter, GalleryEntry
-from searchapp.services import query_log, serving
+from searchapp.services import query_log, serving, shadowing
 from tests.searchapp.api_cast import key_client, user_make
 
 
@@ -20,6 +20,7 @@ def _nothing_remembered() -> Iterator[None]:
     yield
     serving.forget()
     query_log.forget()
+    shadowing.forget()
 
 
 @pytest.fixture(autouse=True)
