@@ -1,10 +1,57 @@
-"""Where a request comes from, as far as the proxies in front of us can be believed."""
+"""Where a request comes from, as far as the proxies in front of us can be believed; and who asks, if that matters.
+
+Visitors are told apart only while a canary answers some of them: by a random cookie that says nothing else.
+"""
 
 import ipaddress
-from collections.abc import Mapping
+import re
+import secrets
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+
+from searchapp.services import serving
+
+COOKIE = "visitor"
+COOKIE_SECONDS = 30 * 24 * 3600
+_MADE, _USELESS = "perennial.visitor.made", "perennial.visitor.useless"
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def visitor_of(request: HttpRequest) -> str:
+    """Who asks on a page: the cookie's id while a canary answers some visitors, else the client's address."""
+    sent = request.COOKIES.get(COOKIE, "")
+    if not serving.divides_visitors():
+        request.META[_USELESS] = bool(sent)
+        return client_address(request.META)
+    if _ID.fullmatch(sent):
+        return sent
+    made: str = request.META.setdefault(_MADE, secrets.token_hex(16))
+    return made
+
+
+class VisitorMiddleware:
+    """Sends the cookie that `visitor_of` made, and takes back one that serves no purpose any more."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if made := request.META.get(_MADE):
+            response.set_cookie(
+                COOKIE,
+                made,
+                max_age=COOKIE_SECONDS,
+                secure=settings.SESSION_COOKIE_SECURE,
+                httponly=True,
+                samesite="Lax",
+            )
+        elif request.META.get(_USELESS):
+            response.delete_cookie(COOKIE, samesite="Lax")
+        return response
 
 
 def client_address(meta: Mapping[str, Any]) -> str:

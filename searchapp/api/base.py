@@ -12,6 +12,7 @@ from searchapp.access import Role
 from searchapp.api.parsers import refuse_unstorable_text
 from searchapp.api.schema import DocumentedSchema
 from searchapp.exceptions import InvalidInput
+from searchapp.models import ApiKey
 from searchapp.visitor import client_address
 
 
@@ -57,6 +58,12 @@ class ApiView(APIView):
     def client(self) -> str:
         """The caller's address, as throttles count it."""
         return client_address(self.request.META)
+
+    @property
+    def visitor(self) -> str:
+        """Who a canary's share takes or leaves: the key, else the caller's address."""
+        key = self.request.auth
+        return f"key {key.pk}" if isinstance(key, ApiKey) else self.client
 
 
 __all__ = ["ApiView", "Request", "Response"]

@@ -50,7 +50,7 @@ class SearchView(ApiView):
             calls = 1 if explain is None else 1 + EXPLANATION_COST
             throttling.search_spend(client=self.client, calls=calls)
         try:
-            answer = _answer(kind, values, explain=explain, visitor=self.client)
+            answer = _answer(kind, values, explain=explain, visitor=self.visitor)
             if self.is_anonymous:
                 throttling.items_spend(client=self.client, skus=[result.sku for result in answer.results])
         except SearchAppError as error:
@@ -164,7 +164,6 @@ def _answer(kind: str, values: Mapping[str, Any], *, explain: str | None, visito
         embedding=values.get("embedding"),
         model_version=values.get("model_version"),
         options=options,
-        visitor=visitor,
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml.corrector_map import CorrectorMap
 from ml.retrieval.columns import EntryColumns
@@ -15,10 +14,6 @@ from ml.retrieval.rows import EntryRows
 from ml.retrieval.view import GalleryView, Pool
 from searchapp.models import ModelVersion
 from searchapp.services.correctors import corrector_of
-
-# Fewer rows at a time would be multiplied by another routine, which rounds otherwise: padded up to so many, an entry
-# that comes later gets the very bytes it would have got with all the others.
-LEAST_ROWS = 256
 
 
 def entries_corrected(raw: EntryColumns, version: ModelVersion, corrector_digest: str) -> EntryColumns:
@@ -32,7 +27,7 @@ def entries_corrected(raw: EntryColumns, version: ModelVersion, corrector_digest
         rows = np.flatnonzero(raw.producers == position) if name in maps else ()
         if len(rows):
             embeddings = embeddings.copy() if embeddings is raw.embeddings else embeddings
-            embeddings[rows] = _corrected(raw.embeddings[rows], maps[name])
+            embeddings[rows] = maps[name].corrected(raw.embeddings[rows])
     return replace(raw, embeddings=embeddings)
 
 
@@ -56,10 +51,3 @@ def _maps(version: ModelVersion, corrector_digest: str) -> Mapping[str, Correcto
         return {}
     own = f"{version.major}."
     return {name: one for name, one in corrector_of(corrector_digest).items() if not name.startswith(own)}
-
-
-def _corrected(stale: NDArray[np.float16], corrector: CorrectorMap) -> NDArray[np.float16]:
-    missing = max(0, LEAST_ROWS - len(stale))
-    padding = np.zeros((missing, stale.shape[1]), stale.dtype)
-    padding[:, 0] = 1  # any unit vector
-    return corrector.corrected(np.concatenate([stale, padding]))[: len(stale)]

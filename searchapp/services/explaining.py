@@ -22,6 +22,7 @@ from searchapp.services.gallery_columns import read_entries
 from searchapp.services.intake import Crop
 from searchapp.services.photo_queries import PhotoQuery, StageClock, photo_encoded
 from searchapp.services.search_answers import EXPLAIN_STAGE
+from searchapp.services.search_options import SearchOptions
 
 EXPLANATION_COST = 10
 WAIT_SECONDS = 1.0
@@ -40,14 +41,22 @@ class ExplainedItem:
 
 
 def explain_item(
-    *, data: bytes, sku: str, filename: str = "", crop: Crop | None = None, visitor: str = ""
+    *,
+    data: bytes,
+    sku: str,
+    filename: str = "",
+    crop: Crop | None = None,
+    options: SearchOptions | None = None,
+    visitor: str = "",
 ) -> ExplainedItem:
     """What in an uploaded photo matches one item. Nothing is logged and nothing kept: the search was asked before.
+
+    options and visitor: those of that search, so that the same arm explains what it found.
 
     Raises what intake raises, NotFound for an item that is not there or not encoded yet, and Unavailable.
     """
     clock = StageClock()
-    arm = serving.arm_for(visitor)
+    arm = serving.arm_for(visitor, options)
     item = Item.objects.select_related("category").filter(sku=sku).first() if "\x00" not in sku else None
     if item is None:
         raise NotFound(f"There is no item {sku[:120]!r}.", fields={"sku": "unknown"})

@@ -7,6 +7,7 @@ keeps the visual score, and an item with neither is not in the answer.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def search_by_image(
     """
     options = options or SearchOptions()
 
-    def ask(arm: serving.Arm, clock: StageClock) -> Found:
+    def ask(arm: serving.Arm, clock: StageClock, explain: str | None = explain) -> Found:
         scope = scope_of(options)
         words = text_search.query_words(text) if text.strip() else ()
         photo = photo_encoded(arm, clock, data=data, filename=filename, crop=crop)
@@ -69,7 +70,7 @@ def search_by_image(
             return Found(results)
         return Found(results, _explained(arm, clock, photo, results, explain, is_cropped=crop is not None))
 
-    return answered(Asked("image", options, text.strip(), visitor), ask)
+    return answered(Asked("image", options, text.strip(), visitor), ask, in_shadow=partial(ask, explain=None))
 
 
 def search_by_text(*, text: str, options: SearchOptions | None = None, visitor: str = "") -> SearchAnswer:
@@ -113,9 +114,8 @@ def search_by_vector(
     embedding: Any,
     model_version: Any,
     options: SearchOptions | None = None,
-    visitor: str = "",
 ) -> SearchAnswer:
-    """Items near a code and embedding made elsewhere by a version of the live lineage.
+    """Items near a code and embedding made elsewhere by a version of the live lineage; the champion answers.
 
     Raises InvalidInput on malformed values or a missing version, IncompatibleVersion on one that is unknown here or
     outside the lineage.
@@ -126,7 +126,7 @@ def search_by_vector(
         vectors = _checked_vectors(arm, code, embedding, model_version)
         return Found(_found(arm, clock, [vectors], options.k, scope_of(options).entry_filter()))
 
-    return answered(Asked("vector", options, visitor=visitor), ask)
+    return answered(Asked("vector", options), ask)
 
 
 def encode(*, data: bytes, filename: str = "", crop: intake.Crop | None = None) -> dict[str, Any]:

@@ -94,20 +94,21 @@ def arm_for(visitor: str = "", options: SearchOptions | None = None) -> Arm:
 
 
 def shadow_arm(options: SearchOptions | None = None) -> Arm | None:
-    """The candidate that answers queries with these filters in the shadow, if there is one."""
-    candidate = current().candidate
+    """The candidate that answers queries with these filters in the shadow, if there is one. Reads nothing."""
+    candidate = _candidate_now()
     if candidate is None or candidate.portion is None or not candidate.portion.is_shadow:
         return None
     return candidate if candidate.portion.covers(options) else None
 
 
 def divides_visitors() -> bool:
-    """Whether a canary answers some visitors and not others, so that they have to be told apart."""
-    try:
-        candidate = current().candidate
-    except Unavailable:
-        return False
+    """Whether a canary answers some visitors and not others, so that they have to be told apart. Reads nothing."""
+    candidate = _candidate_now()
     return candidate is not None and candidate.portion is not None and candidate.portion.divides_visitors
+
+
+def _candidate_now() -> Arm | None:
+    return _follower.reference.candidate if _follower.reference is not None else None
 
 
 def start_follower() -> None:

@@ -62,6 +62,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "searchapp.visitor.VisitorMiddleware",
     "searchapp.enforcement.AccessMiddleware",
     "axes.middleware.AxesMiddleware",
 ]

@@ -25,7 +25,7 @@ from searchapp.views.asking import CROP_FIELDS, Asked, asked_in
 from searchapp.views.cards import Photo, thumbnail_of
 from searchapp.views.outcomes import PHOTO_GONE, Failure, failure_of
 from searchapp.views.shelves import sample_path
-from searchapp.visitor import client_address
+from searchapp.visitor import client_address, visitor_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,14 @@ def explain(request: HttpRequest) -> HttpResponse:
         if not data:
             return _shown(request, failure=PHOTO_GONE, status=400)
         _spend(request, sku)
-        found = explain_item(data=data, filename=filename, crop=asked.shown_crop, sku=sku)
+        found = explain_item(
+            data=data,
+            filename=filename,
+            crop=asked.shown_crop,
+            sku=sku,
+            options=asked.options(),
+            visitor=visitor_of(request),
+        )
         query = preview_of(data)
     except SearchAppError as error:
         response = _shown(request, failure=_failure(error), status=error.status)

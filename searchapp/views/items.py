@@ -13,7 +13,7 @@ from searchapp.access import Role, role_of
 from searchapp.addresses import alt_of, item_url
 from searchapp.exceptions import NotFound, SearchAppError, TooManyRequests
 from searchapp.models import PATH_SEPARATOR, Item, ItemImage, Vertical
-from searchapp.services import browsing, search
+from searchapp.services import browsing, query_log, search
 from searchapp.services.search_options import SearchOptions
 from searchapp.services.throttling import items_spend, search_spend
 from searchapp.views.asking import Asked
@@ -29,7 +29,7 @@ from searchapp.views.cards import (
     thumbnail_of,
 )
 from searchapp.views.outcomes import failure_of
-from searchapp.visitor import client_address
+from searchapp.visitor import client_address, visitor_of
 
 SIMILAR = 8
 
@@ -38,6 +38,7 @@ SIMILAR = 8
 class ItemPage:
     item: Item
     title: str
+    canonical: str  # without the answer it was found in
     photo: Photo
     others: tuple[tuple[str, Photo, bool], ...]
     crumbs: tuple[Link, ...]
@@ -70,8 +71,17 @@ def item(request: HttpRequest, sku: str) -> HttpResponse:
             items_spend(client=client_address(request.META), skus=[found.sku])
         except TooManyRequests as error:
             return refused(request, error)
+    _click(request, found)
     similar, note = _similar(request, found)
     return render(request, "catalogue/item.html", {"page": _item_page(request, found, similar, note)})
+
+
+def _click(request: HttpRequest, found: Item) -> None:
+    """The address of a result names the answer it stood in; a browser that only fetches ahead opened nothing."""
+    query_id = _uuid(request.GET.get("query", ""))
+    is_ahead = "prefetch" in request.headers.get("Sec-Purpose", request.headers.get("Purpose", ""))
+    if query_id is not None and request.method == "GET" and not is_ahead:
+        query_log.click_record(query_id, sku=found.sku)
 
 
 def refused(request: HttpRequest, error: TooManyRequests) -> HttpResponse:
@@ -87,7 +97,9 @@ def _similar(request: HttpRequest, found: Item) -> tuple[tuple[Card, ...], str]:
     try:
         if role == Role.ANONYMOUS:
             search_spend(client=client_address(request.META))
-        answer = search.search_by_item(sku=found.sku, options=SearchOptions(k=SIMILAR))
+        answer = search.search_by_item(
+            sku=found.sku, options=SearchOptions(k=SIMILAR), visitor=visitor_of(request)
+        )
     except SearchAppError as error:
         return (), error.message
     is_staff = role >= Role.STAFF
@@ -111,6 +123,7 @@ def _item_page(request: HttpRequest, found: Item, similar: tuple[Card, ...], not
     return ItemPage(
         item=found,
         title=found.title or found.sku,
+        canonical=request.build_absolute_uri(address),
         photo=_big_photo(chosen, found),
         others=tuple(
             (f"{address}{separator}photo={image.pk}", thumbnail_of(image, found), image is chosen)

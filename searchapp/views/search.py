@@ -21,7 +21,7 @@ from searchapp.views.asking import Asked, asked_in
 from searchapp.views.outcomes import PHOTO_GONE, Results, failed, results_of
 from searchapp.views.panels import SearchPage, panel_of, with_errors
 from searchapp.views.shelves import facets, sample_path, sample_tiles, shelf_tiles
-from searchapp.visitor import client_address
+from searchapp.visitor import client_address, visitor_of
 
 NEW_PHOTO = "new"  # a photo whose tab has no name for it: sent without scripts
 
@@ -69,14 +69,16 @@ def search_by_photo(request: HttpRequest) -> HttpResponse:
 
 def _asked_of_the_catalogue(request: HttpRequest, asked: Asked) -> Results:
     _throttle(request)
-    options = asked.options()
+    options, visitor = asked.options(), visitor_of(request)
     if asked.kind == "sample":
         data = media_read(sample_path(asked.sample))
-        answer = search.search_by_image(data=data, crop=asked.shown_crop, options=options, text=asked.words)
+        answer = search.search_by_image(
+            data=data, crop=asked.shown_crop, options=options, text=asked.words, visitor=visitor
+        )
     elif asked.kind == "item":
-        answer = search.search_by_item(sku=asked.sku, options=options)
+        answer = search.search_by_item(sku=asked.sku, options=options, visitor=visitor)
     else:
-        answer = search.search_by_text(text=asked.words, options=options)
+        answer = search.search_by_text(text=asked.words, options=options, visitor=visitor)
     _budget(request, answer)
     return results_of(answer, asked, facets(), is_staff=_is_staff(request))
 
@@ -84,7 +86,12 @@ def _asked_of_the_catalogue(request: HttpRequest, asked: Asked) -> Results:
 def _photo_answer(request: HttpRequest, asked: Asked, data: bytes, *, filename: str) -> SearchAnswer:
     _throttle(request)
     answer = search.search_by_image(
-        data=data, filename=filename, crop=asked.shown_crop, options=asked.options(), text=asked.words
+        data=data,
+        filename=filename,
+        crop=asked.shown_crop,
+        options=asked.options(),
+        text=asked.words,
+        visitor=visitor_of(request),
     )
     _budget(request, answer)
     return answer

@@ -489,7 +489,7 @@ def test_the_served_answer_equals_the_exact_search_over_all_rows(
     assert [r.score for r in found] == pytest.approx([score for _, _, score in expected], abs=1e-4)
 
 
-def test_a_version_without_calibration_for_a_producer_is_not_guessed(
+def test_entries_that_nobody_measured_are_read_like_the_versions_own(
     items: list[Item], photos: list[bytes]
 ) -> None:
     other: ModelVersion = versions.champion().version
@@ -498,8 +498,8 @@ def test_a_version_without_calibration_for_a_producer_is_not_guessed(
         other.save(force_insert=True)
 
     calibrations = serving.follow_once().champion.calibrations
-    assert set(calibrations) == {"1.0", "1.1"}  # an increment shares trunk and embedding with its parent
-    assert calibrations["1.1"] == calibrations["1.0"]
+    assert set(calibrations) == {"1.0", "1.1", "2.0"}
+    assert calibrations["1.1"] == calibrations["2.0"] == calibrations["1.0"]
 
 
 def test_search_never_loads_torch() -> None:
