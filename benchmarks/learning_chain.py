@@ -35,9 +35,9 @@ from ml.retrieval.view import GalleryView  # noqa: E402
 from searchapp.models import Category, CodeGram, CodeTally, Item  # noqa: E402
 from searchapp.services import index_audit, intake, measuring, serving, versions  # noqa: E402
 from searchapp.services.gallery_columns import read_entries, read_items  # noqa: E402
+from searchapp.services.held_out import HeldOut, held_out_queries  # noqa: E402
 from searchapp.services.jobs import job_run_here  # noqa: E402
 from searchapp.services.learning import learn_ask, learn_start, version_in_use  # noqa: E402
-from searchapp.services.measuring import HeldOut  # noqa: E402
 
 SEED = 24
 LEAST_PHOTOS, MOST_PHOTOS = 8, 100
@@ -63,7 +63,7 @@ class Drift:
     def __init__(self, apart_from: Sequence[Category]) -> None:
         new = {category.pk for category in apart_from}
         self.queries: list[HeldOut] = [
-            query for query in measuring.held_out_queries() if query.category_id not in new
+            query for query in held_out_queries() if query.category_id not in new
         ][:ASKED]
         self.items = np.array([query.cluster for query in self.queries], np.int64)
         self.first: Mapping[str, Values] = {}
@@ -144,7 +144,7 @@ def producer_rows() -> list[dict[str, Any]]:
     """The gallery as the increments left it, and the very same entries as if one version had made them all."""
     arm = serving.follow_once().champion
     entries, items = read_entries(arm.version), read_items()
-    queries = [query for query in measuring.held_out_queries() if _exists(query)][:SEARCHES]
+    queries = [query for query in held_out_queries() if _exists(query)][:SEARCHES]
     asked = []
     for query in queries:
         encoded = arm.encoder.encode(

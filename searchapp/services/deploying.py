@@ -17,6 +17,7 @@ from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import FINISHED_STATES, Deployment, ItemImage, Job, JobState, ModelVersion
 from searchapp.services import measuring, versions
 from searchapp.services.jobs import job_create, job_run, owner_name
+from searchapp.services.verdict_gates import LEAST_ITEMS
 
 Gate = Mapping[str, Any]
 PROMOTE, ROLLBACK = "promote", "rollback"
@@ -89,10 +90,10 @@ def _gate_obstacle(
     gate = missed[0]
     if gate["value"] is None:
         words = "cannot be judged: there is no held-out photo that both versions can answer"
-    elif gate.get("items", measuring.LEAST_ITEMS) < measuring.LEAST_ITEMS:
+    elif gate.get("items", LEAST_ITEMS) < LEAST_ITEMS:
         words = (
             f"cannot be judged: there are held-out photos of {gate['items']} items, at least "
-            f"{measuring.LEAST_ITEMS} are needed"
+            f"{LEAST_ITEMS} are needed"
         )
     else:
         words = VERDICT_WORDS[gate["verdict"]].format(other=live.name, **gate)

@@ -19,12 +19,13 @@ from ml.methods.lifelong.gate import Gate, GateInput, increment_gates
 from ml.protocol import Calibration, Encoded
 from ml.retrieval.columns import EntryColumns
 from searchapp.models import ModelVersion
-from searchapp.services import measuring, versions
+from searchapp.services import versions
 from searchapp.services.gallery_columns import read_entries
+from searchapp.services.held_out import HeldOut, held_out_queries
+from searchapp.services.held_out_answers import Asked, Values, gallery_answers
 from searchapp.services.learning import waiting_ids
 from searchapp.services.learning_material import NewPhoto
 from searchapp.services.learning_proof import OldCodes
-from searchapp.services.measuring import HeldOut, Values, gallery_answers
 from searchapp.services.photo_features import Heard, features_ensure
 
 SEED = 0
@@ -115,7 +116,7 @@ def _asked(
     Those of categories that still wait are neither old nor new.
     """
     waiting = set(waiting_ids(version)).difference(learned)
-    queries = measuring.held_out_queries(with_categories=learned)
+    queries = held_out_queries(with_categories=learned)
     queries = [query for query in queries if query.category_id not in waiting]
     features = features_ensure(version, [(query.image_sha256, query.path) for query in queries], heard=heard)
     queries = [query for query in queries if query.image_sha256 in features]
@@ -128,12 +129,8 @@ def _values(
     queries: Sequence[HeldOut], asked: Encoded, gallery: EntryColumns, calibrations: Mapping[str, Calibration]
 ) -> Values:
     """METRICS per query (Q,), NaN where nothing relevant is stored."""
-
-    def encoded(block: slice) -> tuple[list[int], CodedSet]:
-        vectors = CodedSet(signs_of(asked.packed_codes[block]), asked.embeddings[block])
-        return list(range(len(vectors))), vectors
-
-    return gallery_answers(queries, encoded, gallery, calibrations)
+    vectors = CodedSet(signs_of(asked.packed_codes), asked.embeddings)
+    return gallery_answers(queries, Asked(np.arange(len(vectors)), vectors), gallery, calibrations).values
 
 
 def _summary(

@@ -20,8 +20,9 @@ from searchapp.models import (
 from searchapp.services.base_training import KIND
 from searchapp.services.deploying import PROMOTE, ROLLBACK
 from searchapp.services.drift_watch import KIND as WATCH
+from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.learning import KIND as LEARNING
-from searchapp.services.measuring import held_out_fingerprint, held_out_queries, photos_without_entry
+from searchapp.services.measuring import photos_without_entry
 
 LISTED_TRAININGS = 20
 LISTED_MOVES = 10
@@ -153,3 +154,32 @@ def moves() -> Sequence[Job]:
     )
     latest = list(rows[:LISTED_MOVES])
     return [job for number, job in enumerate(latest) if number == 0 or not job.is_finished]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a version stands now: what it serves, and the version it is naturally judged beside."""
+
+    is_in_use: bool
+    candidate: Deployment | None  # the live canary or shadow, of whatever version
+    beside: ModelVersion | None
+    previous: ModelVersion | None  # what going back would put in use
+
+    def is_tried(self, version: ModelVersion) -> bool:
+        """Whether this version answers a part of the queries, or runs in the shadow."""
+        return self.candidate is not None and self.candidate.version_id == version.pk
+
+
+def standing_of(version: ModelVersion) -> Standing:
+    """Beside the version in use; the one in use itself beside the one before it."""
+    live = {
+        row.arm: row
+        for row in Deployment.objects.filter(ended_at__isnull=True).select_related(
+            "version", "previous__version", "created_by"
+        )
+    }
+    champion = live.get(Deployment.Arm.CHAMPION)
+    previous = champion.previous.version if champion and champion.previous else None
+    is_in_use = champion is not None and champion.version_id == version.pk
+    beside = previous if is_in_use else champion.version if champion else None
+    return Standing(is_in_use, live.get(Deployment.Arm.CANDIDATE), beside, previous)

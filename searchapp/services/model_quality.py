@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchapp.models import Evaluation
-from searchapp.services.measuring import LEAST_ITEMS, STORED
+from searchapp.services.measuring import STORED
+from searchapp.services.verdict_gates import LEAST_ITEMS
 
 METRICS = ("recall_at_1", "recall_at_10", "map", "mrr")
 

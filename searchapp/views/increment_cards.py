@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from searchapp.services.measuring import LEAST_ITEMS
 from searchapp.services.model_overview import Increment
 from searchapp.services.savings import Rates, savings_of
+from searchapp.services.verdict_gates import LEAST_ITEMS
 
 SHOWN = 6  # categories named before "and n more"
 GATES = {

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from django.template.defaultfilters import filesizeformat
 
 from searchapp.models import Deployment, ModelVersion
-from searchapp.services.measuring import LEAST_ITEMS
 from searchapp.services.model_overview import Increment, ModelOverview, VersionFacts
 from searchapp.services.model_quality import Gate, Judgement, Quality, judgement_of
 from searchapp.services.savings import Rates
+from searchapp.services.verdict_gates import LEAST_ITEMS
 from searchapp.views.increment_cards import IncrementCard, increment_card
 from searchapp.views.increment_cards import points as _points
 

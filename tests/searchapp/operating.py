@@ -11,8 +11,9 @@ from django.utils import timezone
 from ml.artifacts import read_manifest
 from searchapp.models import Job, JobState, ModelVersion
 from searchapp.services import versions
+from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.jobs import job_run
-from searchapp.services.measuring import Comparison, comparison_store, held_out_fingerprint, held_out_queries
+from searchapp.services.measuring import Comparison, comparison_store
 
 HISTORY = [
     {"epoch": 1, "loss": 4.0},

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from searchapp.services import (
     snapshots,
     versions,
 )
+from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from tests.searchapp.api_cast import error_of, key_client, operator_make
 from tests.searchapp.galleries import item_with_photos
 from tests.searchapp.trainings import OTHER_BUNDLE, candidate, small_shop
@@ -56,7 +56,7 @@ def judged(version: ModelVersion, **gate: Any) -> ModelVersion:
         other={"n": 9},
         differences={},
         gates=[{**PASSED, **gate}],
-        held_out=measuring.held_out_fingerprint(measuring.held_out_queries()),
+        held_out=held_out_fingerprint(held_out_queries()),
     )
     measuring.comparison_store(version, versions.champion().version, comparison)
     return version
@@ -274,28 +274,6 @@ def test_a_version_with_too_many_photos_missing_is_refused_even_with_a_reason(
 
 
 @pytest.mark.parametrize(
-    ("difference", "items", "verdict"),
-    [
-        ([0.0] * 9, range(9), "cannot_tell"),  # no interval at all, of too few items
-        ([0.0] * 10, range(10), "pass"),
-        ([0.5] * 40, [0] * 40, "cannot_tell"),  # forty photos of one item
-        ([-0.02] * 10, range(10), "fail"),
-        ([-0.01] * 10, range(10), "pass"),  # at the limit
-        ([-0.3, 0.3] * 10, range(20), "cannot_tell"),
-        ([np.nan] * 10, range(10), "cannot_tell"),
-    ],
-)
-def test_the_gate_fails_above_its_limit_passes_below_and_otherwise_says_it_cannot_tell(
-    difference: list[float], items: Sequence[int], verdict: str
-) -> None:
-    own, other = np.array(difference) + 0.5, np.full(len(difference), 0.5)
-
-    found = measuring._paired(own, other, np.array(items))
-
-    assert measuring._map_gate(found)["verdict"] == verdict
-
-
-@pytest.mark.parametrize(
     ("gate", "words"),
     [
         ({"verdict": "fail", "value": 0.1, "low": 0.05, "high": 0.2}, "loses at least 0.050 of mean average"),
@@ -353,7 +331,7 @@ def test_a_verdict_is_made_again_when_the_held_out_photos_changed(data_dir: Path
 def test_a_held_out_photo_that_is_an_entry_does_not_find_itself(data_dir: Path, data_packs: Path) -> None:
     small_shop(data_packs)
     holding_out.hold_out(list(ItemImage.objects.values_list("item__category__path", flat=True).distinct()))
-    version, query = versions.champion().version, measuring.held_out_queries()[0]
+    version, query = versions.champion().version, held_out_queries()[0]
     assert measuring.version_answers(version, [query])["recall_at_10"][0] == 1.0
 
     for image in ItemImage.objects.exclude(image_sha256=query.image_sha256).filter(

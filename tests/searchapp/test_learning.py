@@ -35,11 +35,12 @@ from searchapp.services import (
     catalogue,
     code_statistics,
     deploying,
+    held_out,
     jobs,
     learning,
     learning_gates,
     learning_material,
-    learning_run,
+    learning_increment,
     measuring,
     search,
     versions,
@@ -92,7 +93,7 @@ def at(monkeypatch: pytest.MonkeyPatch, point: str, act: Callable[[], object]) -
         if name == point and left:
             left.pop()()
 
-    monkeypatch.setattr(learning_run, "failpoint", passed)
+    monkeypatch.setattr(learning_increment, "failpoint", passed)
 
 
 def _printed(*words: str) -> str:
@@ -177,7 +178,7 @@ def test_one_photo_in_eight_is_asked_and_never_trained_on(
         seen.extend(items.keys)
         return learn_increment(parent, registry, items, *rest, **named)
 
-    monkeypatch.setattr(learning_run, "learn_increment", spied)
+    monkeypatch.setattr(learning_increment, "learn_increment", spied)
     learned()
 
     held_out = set(EvaluationQuery.objects.filter(category=new).values_list("image_sha256", flat=True))
@@ -191,7 +192,7 @@ def test_features_answer_as_pictures_do(new: Category) -> None:
     """The gates ask of features; the naive twin opens every picture again and encodes it."""
     hold_out(list(Category.objects.values_list("path", flat=True)))
     parent = ModelVersion.objects.get(minor=0)
-    queries = measuring.held_out_queries()
+    queries = held_out.held_out_queries()
     features = features_ensure(parent, [(q.image_sha256, q.path) for q in queries])
     bundle = versions.bundle_of(parent)
     outputs = stored_outputs(bundle, None, np.stack([features[query.image_sha256] for query in queries]))
@@ -286,7 +287,7 @@ def test_a_job_that_always_fails_at_one_place_is_given_up(
             tries.append(name)
             raise OperationalError("the database is away")
 
-    monkeypatch.setattr(learning_run, "failpoint", away)
+    monkeypatch.setattr(learning_increment, "failpoint", away)
 
     job = jobs.job_run_here(learning.learn_start(user=None))
 
