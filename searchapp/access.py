@@ -74,6 +74,8 @@ PAGES: Table = {
     "models": {"GET": Role.OPERATOR},
     "drift-look": {"POST": Role.OPERATOR},
     "model-verdict": {"GET": Role.OPERATOR},
+    "model-measure": {"POST": Role.OPERATOR},
+    "flip-decide": {"POST": Role.OPERATOR},
     "model-promote": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "model-rollback": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "version-import": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},

@@ -1,0 +1,103 @@
+"""The verdict of a version beside another: the page, measuring it again, and what operators say of single answers."""
+
+from dataclasses import dataclass
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from searchapp.exceptions import IncompatibleVersion
+from searchapp.models import ModelVersion, Verdict
+from searchapp.services import verdict_reading, versions
+from searchapp.services.database_clock import database_now
+from searchapp.services.model_overview import Standing, standing_of
+from searchapp.services.verdict_gates import gates_now
+from searchapp.views.category_bars import category_bars
+from searchapp.views.cost_cards import costs_of
+from searchapp.views.flip_cards import NEGATIVE, POSITIVE, Flips, examples_of, flips_of, skus_in
+from searchapp.views.jobs import row_of
+from searchapp.views.matrix_cards import METRICS, matrix_of
+from searchapp.views.verdict_cards import Report, gate_rows, sentence_of
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A version and the one it is judged beside."""
+
+    version: ModelVersion
+    against: ModelVersion | None  # None: it is the only one
+    standing: Standing
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether it answers a part of the queries, or runs in the shadow."""
+        return self.standing.is_tried(self.version)
+
+
+def verdict(request: HttpRequest, version: str) -> HttpResponse:
+    """GET /ops/versions/<v>/verdict: one sentence, the gates, the matrix, categories, pictures, costs."""
+    pair = _pair(request, version)
+    context: dict[str, object] = {"pair": pair, "version": pair.version.name}
+    if pair.against is not None:
+        facts = verdict_reading.verdict_facts(pair.version, pair.against)
+        context |= {"against": pair.against.name, "facts": facts}
+        context |= {"measuring": row_of(facts.measuring, database_now())} if facts.measuring else {}
+        if facts.verdict is not None:
+            context |= _report_context(request, pair.version, pair.against, facts.verdict)
+    return render(request, "models/verdict.html", context)
+
+
+def _report_context(
+    request: HttpRequest, version: ModelVersion, against: ModelVersion, found: Verdict
+) -> dict[str, object]:
+    report = {**found.report, "gates": gates_now(found)}  # by the limits of now, not those of then
+    return {
+        "report": report,
+        "sentence": sentence_of(report),
+        "gates": gate_rows(report),
+        "matrix": matrix_of(report, request.GET.get("metric", "map")),
+        "metrics": tuple(METRICS.items()),
+        "bars": category_bars(report),
+        "flips": _flips(request, version, against, report),
+        "costs": costs_of(report),
+    }
+
+
+def _flips(request: HttpRequest, version: ModelVersion, against: ModelVersion, report: Report) -> Flips:
+    kind = POSITIVE if request.GET.get("flips") == POSITIVE else NEGATIVE
+    return flips_of(
+        report,
+        kind,
+        request.GET.get("category", ""),
+        verdict_reading.pictured_items(skus_in(examples_of(report, kind))),
+        verdict_reading.decisions_of(version, against),
+        shows_all="all" in request.GET,
+    )
+
+
+def _pair(request: HttpRequest, name: str) -> Pair:
+    """`?against=` names another version than the one in use, or than the one before it for the one in use."""
+    version = version_or_404(name)
+    standing = standing_of(version)
+    asked = request.GET.get("against") or request.POST.get("against")
+    against = version_or_404(asked) if asked else standing.beside
+    return Pair(version, None if against == version else against, standing)
+
+
+def version_or_404(name: str) -> ModelVersion:
+    """The version of a page's address."""
+    try:
+        return versions.version_named(name)
+    except IncompatibleVersion:
+        raise Http404 from None
+
+
+def measure(request: HttpRequest, version: str) -> HttpResponse:
+    """POST /ops/versions/<v>/measure."""
+    _pair(request, version)
+    raise Http404
+
+
+def flip_decide(request: HttpRequest, version: str) -> HttpResponse:
+    """POST /ops/versions/<v>/flips."""
+    _pair(request, version)
+    raise Http404
