@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -20,6 +21,10 @@ class EvaluationQueryAdmin(ReadOnlyAdmin):
     search_fields = ("source", "category__path")
     list_select_related = ("category",)
     list_per_page = 50
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[EvaluationQuery]:
+        """Without those of evaluation sets, which are the operators'."""
+        return super().get_queryset(request).filter(evaluation_set=None)
 
     @column(description="Photo")
     def photo(self, query: EvaluationQuery) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -114,6 +116,12 @@ class EvaluationSet(models.Model):
         return self.name
 
 
+class EvaluationQueryQuerySet(models.QuerySet["EvaluationQuery"]):
+    def public(self) -> Self:
+        """Photos that came with the catalogue: anybody may see them. Those of evaluation sets are the operators'."""
+        return self.filter(evaluation_set=None)
+
+
 class EvaluationQuery(models.Model):
     """A held-out labelled photo: never an entry, never trained on. Its file lies beside the catalogue's."""
 
@@ -137,6 +145,8 @@ class EvaluationQuery(models.Model):
     )
     category = models.ForeignKey("searchapp.Category", models.CASCADE, related_name="evaluation_queries")
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = EvaluationQueryQuerySet.as_manager()
 
     class Meta:
         verbose_name_plural = "evaluation queries"

@@ -121,7 +121,7 @@ def category_progress(category: Category) -> CategoryProgress:
         gates=gates_of(job),
         is_active=is_active or bool(counts.pending and _is_encoding()),
         may_learn=state == "waiting" and not is_active and counts.usable > 0,
-        try_with=EvaluationQuery.objects.filter(category=category).order_by("pk").first(),
+        try_with=EvaluationQuery.objects.public().filter(category=category).order_by("pk").first(),
     )
 
 

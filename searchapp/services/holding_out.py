@@ -73,7 +73,7 @@ def is_one_in_eight(image_sha256: str) -> bool:
 
 def _without_splits(paths: Collection[str]) -> QuerySet[Category]:
     """A category whose source named its held-out photos keeps to those."""
-    split_by_source = EvaluationQuery.objects.exclude(split=ONE_IN_EIGHT).values("category")
+    split_by_source = EvaluationQuery.objects.public().exclude(split=ONE_IN_EIGHT).values("category")
     return Category.objects.filter(path__in=list(paths)).exclude(pk__in=split_by_source)
 
 

@@ -37,7 +37,9 @@ def training_photos() -> list[TrainingPhoto]:
     fields = ("pk", "image_sha256", "extension", "item__category__slug", "item__category__vertical")
     held_out = EvaluationQuery.objects.values("image_sha256")
     rows = ItemImage.objects.filter(failure="").exclude(image_sha256__in=held_out).order_by("-pk")
-    named = EvaluationQuery.objects.exclude(split=ONE_IN_EIGHT).values_list("category__slug", flat=True)
+    named = (
+        EvaluationQuery.objects.public().exclude(split=ONE_IN_EIGHT).values_list("category__slug", flat=True)
+    )
     split_by_source = set(named.distinct())
     found = {  # of equal files the first
         row[1]: row

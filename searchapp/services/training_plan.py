@@ -75,7 +75,7 @@ def training_plan() -> TrainingPlan:
 
 def _left_out() -> Q:
     """One photo in eight by its content, where the category's source named no evaluation queries."""
-    named = EvaluationQuery.objects.exclude(split=ONE_IN_EIGHT).values("category")
+    named = EvaluationQuery.objects.public().exclude(split=ONE_IN_EIGHT).values("category")
     return _ONE_IN_EIGHT & Q(item__category__in=Category.objects.exclude(pk__in=named))
 
 

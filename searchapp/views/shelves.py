@@ -84,7 +84,7 @@ def sample_tiles(found: Facets) -> list[Tile]:
 
 def sample_path(sample: str) -> str:
     """The file of a sample photo by the number its address names. Raises NotFound."""
-    found = EvaluationQuery.objects.filter(pk=sample[:18]).first()
+    found = EvaluationQuery.objects.public().filter(pk=sample[:18]).first()
     if found is None:
         raise NotFound("That sample photo is not in the catalogue any more.")
     return stored_path(found.image_sha256, found.extension)
@@ -139,9 +139,8 @@ def _categories() -> list[CategoryFact]:
 
 def _samples() -> list[dict[str, Any]]:
     """A few held-out photos, spread evenly over the categories that have any."""
-    firsts = (
-        EvaluationQuery.objects.order_by().values("category").annotate(first=Min("pk")).order_by("category")
-    )
+    public = EvaluationQuery.objects.public()
+    firsts = public.order_by().values("category").annotate(first=Min("pk")).order_by("category")
     ids = list(firsts.values_list("first", flat=True))
     chosen = [ids[index * len(ids) // SAMPLES] for index in range(SAMPLES)] if len(ids) > SAMPLES else ids
     rows = EvaluationQuery.objects.filter(pk__in=chosen).select_related("category")
