@@ -42,8 +42,9 @@ def check_graph(graph: bytes, config: EncoderConfig, weights: Mapping[str, NDArr
     too: what else it does could not be known without running it. Weights as for `check_weights`, which comes first.
     """
     given = parsed_graph(graph)
-    expected = parsed_graph(export_onnx(encoder_from_weights(config, dict(weights))))
-    found, wanted = _numbers_of(given), _numbers_of(expected)
+    found = _numbers_of(given)
+    expected = parsed_graph(export_onnx(encoder_from_weights(config, weights)))
+    wanted = _numbers_of(expected)
     if _program_of(given) != _program_of(expected):
         raise ValueError("the graph is another program than this release makes of the weights beside it")
     if found.keys() != wanted.keys():
