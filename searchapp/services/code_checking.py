@@ -40,11 +40,10 @@ class CodesCheck:
     gone: int = 0
 
 
-def codes_noted(lineage: UUID, category_ids: Collection[int]) -> dict[int, bytes]:
-    """Entry -> its code now, of every counted entry of these categories: for `codes_check` to come back to."""
-    wanted = frozenset(category_ids)
-    rows = CountedEntry.objects.filter(lineage=lineage).values_list("pk", "category_id", "entry__code")
-    return {pk: bytes(code) for pk, category, code in rows.iterator(chunk_size=5000) if category in wanted}
+def codes_noted(lineage: UUID) -> dict[int, bytes]:
+    """Entry -> its code now, of every counted entry: for `codes_check` to come back to."""
+    rows = CountedEntry.objects.filter(lineage=lineage).values_list("pk", "entry__code")
+    return {pk: bytes(code) for pk, code in rows.iterator(chunk_size=5000)}
 
 
 def codes_check(

@@ -4,12 +4,13 @@ The Gram row is locked before anything of its lineage is read, so one transactio
 statistics, and the tallies need no locks of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
 from django.db import transaction
+from django.db.models import QuerySet
 from numpy.typing import NDArray
 
 from ml.methods.lifelong.labels import LabelSet
@@ -56,28 +57,38 @@ def tallies_change(lineage: UUID, *, added: CountedCodes = NOTHING, removed: Cou
 def tallies_rebuild(lineage: UUID) -> None:
     """Make a lineage's statistics anew from its counted entries as they are, in the caller's transaction."""
     list(CodeGram.objects.select_for_update().filter(pk=lineage).values_list("pk"))
-    rows = CountedEntry.objects.filter(lineage=lineage).values_list("category", "entry__code")
-    found = [(category, bytes(code)) for category, code in rows.iterator(chunk_size=10_000)]
+    found = _counted_codes(CountedEntry.objects.filter(lineage=lineage))
     CodeTally.objects.filter(lineage=lineage).delete()
     CodeGram.objects.filter(pk=lineage).delete()
-    tallies_change(lineage, added=CountedCodes([row[0] for row in found], [row[1] for row in found]))
+    tallies_change(lineage, added=found)
 
 
-def statistics_of(lineage: UUID, label_sets: Mapping[int, LabelSet], code_bits: int) -> CodeStatistics:
-    """The stored statistics, with categories told by their label set (category id -> positions in a registry).
+def statistics_of(
+    lineage: UUID, label_sets: Mapping[int, LabelSet], code_bits: int, *, without: Collection[int] = ()
+) -> CodeStatistics:
+    """The stored statistics, with categories told by their label set (category id -> positions in a registry); as if
+    nothing were counted under the categories `without`.
 
     Raises ValueError on a category with counted codes and no label set, and on statistics of another code length.
     """
     with transaction.atomic():
         gram = _gram_locked(lineage, code_bits)
-        rows = CodeTally.objects.filter(lineage=lineage).order_by("category")
+        rows = CodeTally.objects.filter(lineage=lineage).exclude(category__in=without).order_by("category")
         tallies = list(rows.values_list("category", "items", "code_sum"))
+        left_out = _counted_codes(CountedEntry.objects.filter(lineage=lineage, category__in=without))
+    gram = gram - _summed(left_out, code_bits)[1]
     found = CodeStatistics(code_bits, gram=gram)
     for category, items, code_sum in tallies:
         labels = label_set_of(category, label_sets)
         known = found.tallies.get(labels, Tally(0, np.zeros(code_bits, np.int64)))
         found.tallies[labels] = Tally(known.items + items, known.code_sum + _whole(code_sum))
     return found
+
+
+def _counted_codes(rows: QuerySet[CountedEntry]) -> CountedCodes:
+    found = rows.values_list("category", "entry__code").iterator(chunk_size=10_000)
+    read = [(category, bytes(code)) for category, code in found]
+    return CountedCodes([category for category, _ in read], [code for _, code in read])
 
 
 def label_set_of(category: int, label_sets: Mapping[int, LabelSet]) -> LabelSet:

@@ -31,14 +31,15 @@ from searchapp.services.catalogue import ONE_IN_EIGHT
 from searchapp.services.category_labels import label_sets
 from searchapp.services.code_statistics import statistics_of
 from searchapp.services.gallery_columns import in_chunks
-from searchapp.services.holding_out import is_one_in_eight
-from searchapp.services.photo_features import Feature, Heard, features_ensure
+from searchapp.services.holding_out import hold_out, is_one_in_eight
+from searchapp.services.photo_features import Feature, Heard, features_ensure, is_seen
 
 WORDS = 2048  # buckets of hashed texts, as in the experiment, ml.experiments.lifelong.arms
 REMEMBERED = 200  # photos of a learned category that its Gaussians are fitted to
 GAUSSIANS, GAUSSIANS_FROM = 5, 200
 ITEMS_HEARD = 40  # of a category, whose texts are learned
 MOST_TEXTS = 8_000
+READ_AT_MOST = 10_000  # old photos whose files are opened for that, once a trunk came that never saw them
 SEED = 0
 
 
@@ -70,12 +71,16 @@ class Material:
 def material_of(
     version: ModelVersion, categories: Sequence[Category], photos: Sequence[NewPhoto], *, heard: Heard
 ) -> Material:
-    """Everything `ml.methods.lifelong.update` asks for. Raises Conflict when it would be too little."""
+    """Everything `ml.methods.lifelong.update` asks for. Raises Conflict when it would be too little.
+
+    What the version in use made of categories that a candidate only now catches up with is no old code to it: its own
+    will stand for their photos.
+    """
     new = [category.pk for category in categories]
     # All that may have counted codes, not those that have at this moment: items are given other categories any time.
     others = list(Category.objects.exclude(pk__in=new).order_by("pk").values_list("pk", flat=True))
     registry_before, registry, sets = label_sets(others, new)
-    statistics = statistics_of(version.lineage, sets, code_bits=version.code_bits)
+    statistics = statistics_of(version.lineage, sets, code_bits=version.code_bits, without=new)
     known = [pk for pk in others if sets[pk] in statistics.tallies]
     memory = _memory(version, {pk: sets[pk] for pk in known}, heard)
     # Of a category whose stored files are all lost nothing can be remembered: its codes stay, and are not replayed.
@@ -105,6 +110,13 @@ def material_of(
     return Material(tuple(categories), tuple(known), seen, features, parent, registry, items, texts)
 
 
+def learnable(categories: Sequence[Category]) -> list[Category]:
+    """Those with a readable photo that may be trained on, once their evaluation queries are put aside."""
+    hold_out([category.path for category in categories])
+    trained = {photo.category_id for photo in photos_of(categories) if photo.is_trained}
+    return [category for category in categories if category.pk in trained]
+
+
 def photos_of(categories: Sequence[Category]) -> list[NewPhoto]:
     """All readable photos of these categories, in order of their id."""
     is_question = _questions()
@@ -124,7 +136,7 @@ def photos_of(categories: Sequence[Category]) -> list[NewPhoto]:
 def _questions() -> Callable[[str, int], bool]:
     """Whether a photo, by its content and category, is an evaluation query, or becomes one when its category grows."""
     held_out = set(EvaluationQuery.objects.values_list("image_sha256", flat=True))
-    named = EvaluationQuery.objects.exclude(split=ONE_IN_EIGHT).values_list("category_id", flat=True)
+    named = EvaluationQuery.objects.public().exclude(split=ONE_IN_EIGHT).values_list("category_id", flat=True)
     split_by_source = set(named.distinct())
     return lambda sha, category: sha in held_out or (category not in split_by_source and is_one_in_eight(sha))
 
@@ -148,26 +160,33 @@ def _memory(version: ModelVersion, sets: Mapping[int, LabelSet], heard: Heard) -
 def _remembered(version: ModelVersion, known: Collection[int]) -> list[tuple[str, str, int]]:
     """(SHA-256, stored path, category) of the first photos of each category by their SHA-256, questions left out.
 
-    A category of nothing but those is remembered by one of them: something must stand for its codes.
+    A category of nothing but those is remembered by one of them: something must stand for its codes. Photos that this
+    trunk has seen come first; where they are fewer, others are added until there are as many of each category as may
+    be read, so an upgrade's first increment does not read the whole catalogue again.
     """
     is_question = _questions()
-    chosen: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    seen: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    unseen: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
     aside: dict[int, tuple[str, str, int]] = {}
     counted = CountedEntry.objects.filter(lineage=version.lineage).order_by("image__image_sha256")
-    fields = ("image__image_sha256", "image__extension", "category_id")
-    for sha, extension, category in counted.values_list(*fields).iterator():
+    counted = counted.annotate(is_seen=is_seen(version, "image__image_sha256"))
+    fields = ("image__image_sha256", "image__extension", "category_id", "is_seen")
+    for sha, extension, category, has_feature in counted.values_list(*fields).iterator():
         row = (sha, stored_path(sha, extension), category)
         if category not in known:
             continue
         if is_question(sha, category):
             aside.setdefault(category, row)
-        elif len(chosen[category]) < REMEMBERED:
-            chosen[category].append(row)
-    return [
-        row
-        for category in sorted(chosen.keys() | aside.keys())
-        for row in chosen[category] or [aside[category]]
-    ]
+            continue
+        found = (seen if has_feature else unseen)[category]
+        if len(found) < REMEMBERED:
+            found.append(row)
+    quota = min(REMEMBERED, max(1, READ_AT_MOST // max(1, len(known))))
+    chosen: list[tuple[str, str, int]] = []
+    for category in sorted(seen.keys() | unseen.keys() | aside.keys()):
+        own = [*seen[category], *unseen[category][: max(0, quota - len(seen[category]))]]
+        chosen += sorted(own) or [aside[category]]
+    return chosen
 
 
 def texts_of(categories: Sequence[int], sets: Mapping[int, LabelSet]) -> Texts | None:

@@ -1,6 +1,6 @@
 """The proof that learning changed no stored code: every one is read before and after, and held against its digest."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from searchapp.services.code_statistics import CodesCheck, codes_check, codes_no
 
 @dataclass(frozen=True, slots=True)
 class OldCodes:
-    """Stored codes of known categories that are there before and after: how many, and one digest of them each time.
+    """Counted codes that are there before and after: how many, and one digest of them each time.
 
     gone: how many went with their photo, or to another category's photos, in between.
     """
@@ -29,10 +29,13 @@ class NotedCodes:
     codes: Mapping[int, bytes]
 
 
-def old_codes_noted(lineage: UUID, categories: Collection[int]) -> NotedCodes:
-    """Read the codes counted under these categories. Raises Conflict when one was changed since it was counted."""
-    _refuse_changed(codes_check(lineage, categories))
-    return NotedCodes(lineage, codes_noted(lineage, categories))
+def old_codes_noted(lineage: UUID) -> NotedCodes:
+    """Read all codes that are counted; of a category that waits none is. Raises Conflict when one was changed since.
+
+    On a candidate these are the codes of the version in use, those of the categories that are caught up with included.
+    """
+    _refuse_changed(codes_check(lineage))
+    return NotedCodes(lineage, codes_noted(lineage))
 
 
 def old_codes_now(noted: NotedCodes) -> OldCodes:

@@ -1,7 +1,13 @@
-"""An increment goes live: version, entries, statistics and pointer in one transaction, or nothing at all."""
+"""An increment is published: version, entries and, if it goes live, statistics and pointer, in one transaction.
+
+One on a candidate leaves the statistics alone. A lineage has one set of them, and what they count is the entries that
+stand for photos where it serves: until a promotion moves the pointer that is the champion's view, in which a newer M
+comes last. The first increment after the promotion counts anew what stands differently then (learning_increment), so
+neither the promotion nor a rollback costs more in a larger gallery.
+"""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,35 +22,31 @@ from searchapp.services.audit import event_record
 from searchapp.services.database_clock import DatabaseNow
 from searchapp.services.gallery import Changes, NewEntry, entries_add, gallery_transaction
 from searchapp.services.gallery_columns import in_chunks
-from searchapp.services.jobs import JobRun
 from searchapp.services.learning import MovedMeanwhile
 from searchapp.services.learning_gates import NewCodes
+from searchapp.services.learning_plan import Notes, Plan
 from searchapp.services.learning_proof import NotedCodes, old_codes_now
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is to be said of a publication: what was learned, the codes that must not have changed, the job's state."""
+    """What is to be said of a publication, and the codes that must not have changed."""
 
-    categories: Sequence[Category]
     noted: NotedCodes
-    state: Mapping[str, Any]
     said: Mapping[str, Any]
     started: float
 
 
-def published(
-    run: JobRun, live: Deployment, bundle: Bundle, new: NewCodes, about: Published
-) -> dict[str, Any]:
-    """Put the increment in use after `live`; returns the job's result, which is in the checkpoint then.
+def published(notes: Notes, plan: Plan, bundle: Bundle, new: NewCodes, about: Published) -> dict[str, Any]:
+    """Register the increment, and put it in use if it goes live; returns the result, which is in the notes then.
 
     A photo that was deleted, replaced or given another category meanwhile gets no entry: it waits again. Raises
-    MovedMeanwhile when `live` serves no longer.
+    MovedMeanwhile when what served at the beginning does no longer.
     """
-    run.save({**about.state, "bundle": bundle.digest})  # who comes after a kill knows what to remove
+    notes.put({**notes.state, "bundle": bundle.digest})  # who comes after a kill knows what to remove
     versions.bundle_store(bundle.path)
     try:
-        return _published(run, live, bundle, new, about)
+        return _published(notes, plan, bundle, new, about)
     except LeaseLost:  # the other owner's may be the very same
         raise
     except Exception:
@@ -52,16 +54,15 @@ def published(
         raise
 
 
-def _published(
-    run: JobRun, live: Deployment, bundle: Bundle, new: NewCodes, about: Published
-) -> dict[str, Any]:
+def _published(notes: Notes, plan: Plan, bundle: Bundle, new: NewCodes, about: Published) -> dict[str, Any]:
     with gallery_transaction() as changes:
-        run.guard()
-        _lock(live)
-        version = _registered(run, live.version, bundle)
-        photos = _unchanged(new, about.categories)
+        notes.run.guard()
+        _lock(plan.live)
+        version = _registered(notes, plan.parent, bundle)
+        photos = _unchanged(new, plan.categories)
         encoded = _added(changes, version, new, photos)
-        code_statistics.entries_count(version=version, image_ids=sorted(photos))
+        if plan.goes_live:
+            code_statistics.entries_count(version=version, image_ids=sorted(photos))
         proof = old_codes_now(about.noted)
         result = {
             "version": version.name, **about.said,
@@ -73,8 +74,11 @@ def _published(
             "photos": len(photos),
             "encoded": encoded, "seconds": round(time.monotonic() - about.started, 2),
         }  # fmt: skip
-        _put_in_use(run, live, version, result)
-        run.save({**about.state, "published": result})
+        view = GalleryView.objects.create(version=version)
+        if plan.goes_live:
+            _put_in_use(notes, plan.live, view, result)
+        _told(notes, plan, version, result)
+        notes.put({**notes.state, "published": result})
         failpoint("learning.before_commit")
     return result
 
@@ -82,10 +86,12 @@ def _published(
 def _lock(live: Deployment) -> None:
     held = Deployment.objects.select_for_update().filter(pk=live.pk, ended_at__isnull=True)
     if not held.exists():
-        raise MovedMeanwhile(f"{live.version.name} is in use no longer")
+        raise MovedMeanwhile(
+            f"{live.version.name} is in use no longer: somebody moved the pointer; look again"
+        )
 
 
-def _registered(run: JobRun, parent: ModelVersion, bundle: Bundle) -> ModelVersion:
+def _registered(notes: Notes, parent: ModelVersion, bundle: Bundle) -> ModelVersion:
     highest = ModelVersion.objects.filter(major=parent.major).aggregate(highest=Max("minor"))["highest"]
     return versions.version_register(
         bundle.manifest,
@@ -93,11 +99,11 @@ def _registered(run: JobRun, parent: ModelVersion, bundle: Bundle) -> ModelVersi
         size_bytes=sum(int(entry["bytes"]) for entry in bundle.manifest.files.values()),
         parent=parent,
         labels=bundle.manifest.labels,
-        user=run.job.created_by,
+        user=notes.run.job.created_by,
     )
 
 
-def _unchanged(new: NewCodes, categories: Sequence[Category]) -> set[int]:
+def _unchanged(new: NewCodes, categories: tuple[Category, ...]) -> set[int]:
     """Photos, by id, that still exist with the same content in the same category; locked in the common order."""
     code_statistics.photos_locked(photo.image_id for photo in new.photos)
     rows = Category.objects.select_for_update(no_key=True).order_by("pk")
@@ -129,18 +135,28 @@ def _added(changes: Changes, version: ModelVersion, new: NewCodes, photos: set[i
     return entries_add(changes, version=version, entries=entries)
 
 
-def _put_in_use(run: JobRun, live: Deployment, version: ModelVersion, result: Mapping[str, Any]) -> None:
-    view = GalleryView.objects.create(version=version)
+def _put_in_use(notes: Notes, live: Deployment, view: GalleryView, result: Mapping[str, Any]) -> None:
     Deployment.objects.filter(pk=live.pk).update(ended_at=DatabaseNow())
-    reason = f"learned {', '.join(result['categories'])}"[:500]
     Deployment.objects.create(
-        version=version, view=view, previous=live, reason=reason, created_by=run.job.created_by
+        version=view.version,
+        view=view,
+        previous=live,
+        reason=_reason(result),
+        created_by=notes.run.job.created_by,
     )
+
+
+def _told(notes: Notes, plan: Plan, version: ModelVersion, result: Mapping[str, Any]) -> None:
+    """What changed: of an increment that goes live the version in use, else the candidate that now knows more."""
     event_record(
-        action="categories.learn",
-        actor=run.job.created_by,
+        action="categories.learn" if plan.goes_live else "categories.catch_up",
+        actor=notes.run.job.created_by,
         subject=f"version {version.name}",
-        before={"version": live.version.name},
+        before={"version": plan.parent.name},
         after=dict(result),
-        reason=reason,
+        reason=_reason(result),
     )
+
+
+def _reason(result: Mapping[str, Any]) -> str:
+    return f"learned {', '.join(result['categories'])}"[:500]

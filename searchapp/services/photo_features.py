@@ -6,6 +6,7 @@ Increments of one M share the trunk, so a picture has one feature for all of the
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from django.db.models import Exists, OuterRef
 from numpy.typing import NDArray
 
 from searchapp.models import ModelVersion, PhotoFeature
@@ -39,6 +40,12 @@ def features_read(version: ModelVersion, contents: Iterable[str]) -> dict[str, F
         rows = kept.filter(image_sha256__in=part).values_list("image_sha256", "feature")
         found |= {sha: np.frombuffer(bytes(feature), "<f4") for sha, feature in rows}
     return found
+
+
+def is_seen(version: ModelVersion, content: str) -> Exists:
+    """Of rows with the SHA-256 of a picture in the column `content`: its feature is kept."""
+    kept = PhotoFeature.objects.filter(trunk=versions.trunk_of(version))
+    return Exists(kept.filter(image_sha256=OuterRef(content)))
 
 
 def features_ensure(

@@ -21,7 +21,7 @@ from searchapp.models import (
     JobState,
     ModelVersion,
 )
-from searchapp.services import base_training, jobs, learning, learning_publishing, learning_run
+from searchapp.services import base_training, jobs, learning, learning_increment, learning_publishing
 from tests.searchapp.galleries import encode_missing, item_with_photos
 from tests.searchapp.learnings import in_use, rows_by_version
 from tests.searchapp.trainings import class_photos
@@ -81,9 +81,9 @@ def folders(name: str) -> Sequence[str]:
 @pytest.mark.parametrize(
     ("module", "point"),
     [
-        (learning_run, "learning.before_publish"),
+        (learning_increment, "learning.before_publish"),
         (learning_publishing, "learning.before_commit"),
-        (learning_run, "learning.after_publish"),
+        (learning_increment, "learning.after_publish"),
     ],
 )
 def test_killed_around_its_publication_it_is_published_once_and_leaves_no_files(
@@ -126,7 +126,7 @@ def test_the_sweeper_leaves_the_files_of_a_learning_that_runs(
     swept: list[int] = []
     at(
         monkeypatch,
-        learning_run,
+        learning_increment,
         "learning.after_bundle",
         lambda: swept.append(base_training.training_leftovers_remove()),
     )
@@ -175,7 +175,7 @@ def test_a_code_changed_past_perennial_is_named_and_nothing_is_published(
         changed.append(CountedEntry.objects.order_by("pk")[0].entry)
         rewrite(changed[0])
 
-    at(monkeypatch, learning_run, point, change)
+    at(monkeypatch, learning_increment, point, change)
     with pytest.raises(CommandError) as refused:
         call_command("learn_categories", "--wait", stdout=StringIO())
 
