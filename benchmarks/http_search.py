@@ -49,26 +49,25 @@ from django.core.management import call_command  # noqa: E402
 from django.test import Client  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.gallery_data import machine, mixlow  # noqa: E402
+from benchmarks.gallery_data import machine  # noqa: E402
+from benchmarks.made_up_rows import populate  # noqa: E402
 from ml.data.packs import open_pack  # noqa: E402
 from ml.retrieval import two_stage  # noqa: E402
 from ml.retrieval.two_stage import QueryVectors  # noqa: E402
-from searchapp.models import ChangeKind, GalleryEntry, Item, ItemImage, Query, Tag  # noqa: E402
-from searchapp.services import categories, intake, search, serving, versions  # noqa: E402
-from searchapp.services.gallery import gallery_transaction  # noqa: E402
+from searchapp.models import Query  # noqa: E402
+from searchapp.services import intake, search, serving  # noqa: E402
 from searchapp.services.search_answers import visual_results  # noqa: E402
 from searchapp.services.search_options import SearchOptions  # noqa: E402
 from searchapp.services.supervising import web_command  # noqa: E402
 
 RESULT = Path(__file__).resolve().parent.parent / "docs" / "results" / "bench_http.json"
 SEED = 21
-ENTRIES, PHOTOS_PER_ITEM = 100_000, 10
+ENTRIES = 100_000
 K = 24
 SUM = "sum of stages"
 CPU_SUM, CPU_HTTP = "processor time of the stages", "processor time of the web process"
 STAGES = ("intake", "encode", "shortlist and re-rank", "rows", "JSON")
 ORDER = (*STAGES, SUM, "in process", "no search", "HTTP", CPU_SUM, CPU_HTTP)
-BATCH = 5000
 BARS = {"320 px": 1.25, "1 megapixel": 1.15}
 ABOUT = (
     "One keep-alive client uploads a photo to `POST /api/v1/search`, k = 24, on loopback: granian with one process, "
@@ -79,56 +78,6 @@ ABOUT = (
     "at once), the cost of HTTP, middleware and parsing. `in process`: the whole request through Django's own client, "
     "without a socket."
 )
-
-
-def populate(entries: int) -> None:
-    """Real rows, made-up codes and embeddings."""
-    version = versions.default_version_ensure()
-    mixture = mixlow(entries, 1, seed=SEED)
-    codes, halves = mixture.codes(mixture.embeddings), mixture.embeddings.astype("<f2")
-    category_of = [categories.category_ensure(f"Shop > Shelf {n}", vertical="product") for n in range(20)]
-    tags = Tag.objects.bulk_create([Tag(name=f"tag {n}") for n in range(40)])
-    with gallery_transaction() as changes:
-        items = Item.objects.bulk_create(
-            [
-                Item(sku=f"item-{n}", title=f"Item number {n}", category=category_of[n % 20], price=n % 90)
-                for n in range(entries // PHOTOS_PER_ITEM)
-            ],
-            batch_size=BATCH,
-        )
-        through = Item.tags.through
-        through.objects.bulk_create(
-            [
-                through(item_id=item.pk, tag_id=tags[(item.pk + step) % 40].pk)
-                for item in items
-                for step in (0, 7)
-            ],
-            batch_size=BATCH,
-        )
-        for start in range(0, entries, BATCH):
-            images = ItemImage.objects.bulk_create(
-                [_image(n, items[n // PHOTOS_PER_ITEM]) for n in range(start, min(start + BATCH, entries))]
-            )
-            rows = [
-                GalleryEntry(
-                    image_id=image.pk,
-                    image_sha256=image.image_sha256,
-                    producer=version,
-                    code=codes[start + offset].tobytes(),
-                    embedding=halves[start + offset].tobytes(),
-                )
-                for offset, image in enumerate(images)
-            ]
-            GalleryEntry.objects.bulk_create(rows)
-        changes.record(ChangeKind.ITEM_CHANGED, [items[0].pk])
-
-
-def _image(number: int, item: Item) -> ItemImage:
-    sha256 = f"{number:064x}"
-    return ItemImage(
-        item=item, image_sha256=sha256, upload_sha256=sha256, extension="jpg", width=400, height=400, size_bytes=40_000,
-        colour="#808080", position=number % PHOTOS_PER_ITEM,
-    )  # fmt: skip
 
 
 def uploads() -> dict[str, bytes]:
@@ -294,7 +243,7 @@ def main() -> None:
     try:
         call_command("migrate", verbosity=0)
         call_command("collectstatic", interactive=False, verbosity=0)
-        populate(entries)
+        populate(entries, seed=SEED)
         serving.follow_once()
         web = Web()
         web.wait()
