@@ -107,7 +107,7 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """The same photos by the candidate and as the gallery has them. own: the entry of each query's own photo, if any."""
+    """The same photos by the candidate and as the gallery has them. own: each query's own entry, if it has one."""
 
     queries: EncodedSet
     old_queries: EncodedSet

@@ -19,14 +19,15 @@ from ml.base_version.recipe import Recipe, train_encoder
 from ml.data.images import ImageSet
 from ml.training.loop import Progress
 from searchapp.exceptions import Conflict
-from searchapp.models import EvaluationQuery, ItemImage, ModelVersion, stored_path
+from searchapp.models import EvaluationQuery, ItemImage, stored_path
 from searchapp.services import intake, versions
 from searchapp.services.base_training import ARCHITECTURES, LEAST_CATEGORIES
+from searchapp.services.encoding_pace import encode_timed
 from searchapp.services.jobs import JobRun
+from searchapp.services.training_attempt import training_threads
 from searchapp.services.training_photos import LEAST_PHOTOS
 from searchapp.services.training_plan import CHECKED_LEAST, CHECKED_ONE_IN
 from searchapp.services.training_recipe import recipe_with
-from searchapp.services.training_run import training_threads
 
 TIMED_STEPS = 12  # at the sizes that a training shows, so that each is there
 TIMED_PHOTOS = 30
@@ -45,7 +46,7 @@ def pace_run(run: JobRun) -> dict[str, Any]:
             f"{len(sizes)} categories have two or more photos to train on, at least {LEAST_CATEGORIES} are needed"
         )
     run.progress(0, 2, "timing photos")
-    photos, seconds = encode_timed(version, rows[-TIMED_PHOTOS:])
+    photos, seconds = encode_timed(version, [path for _, path, _ in rows[-TIMED_PHOTOS:]])
     run.progress(1, 2, "timing training steps")
     recipe = recipe_with({}, ARCHITECTURES[0], list(sizes.values()), from_scratch=False)
     step = step_timed(*_sample(recipe, rows), heard=lambda: run.progress(1, 2, "timing training steps"))
@@ -65,20 +66,6 @@ def steps_of(recipe: Recipe, sizes: Sequence[int]) -> int:
     """Of a whole training on categories of these sizes, less the photos that only check it."""
     shown = sum(size - (size // CHECKED_ONE_IN if size >= CHECKED_LEAST else 0) for size in sizes)
     return recipe.fit.epochs * max(1, shown // _batch(recipe))
-
-
-def encode_timed(version: ModelVersion, rows: Sequence[Row]) -> tuple[int, float]:
-    """How many of the photos could be read and encoded, and the seconds they took; the first only warms up."""
-    encoder = versions.photo_encoder_of(version)
-    done, started = -1, 0.0
-    for _, path, _ in [rows[0], *rows]:
-        try:
-            encoder.encode_with_features(intake.stored_pixels(path, input_size=encoder.input_size)[None])
-        except intake.UNREADABLE:
-            continue
-        done += 1
-        started = started or time.process_time()
-    return max(0, done), time.process_time() - started if started else 0.0
 
 
 def step_timed(recipe: Recipe, images: ImageSet, *, heard: Any = lambda: None) -> float:

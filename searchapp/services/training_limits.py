@@ -4,6 +4,7 @@ import os
 
 from ml.base_version.recipe import Recipe
 from ml.methods import twin_bottleneck
+from searchapp.services.base_training import MOST_EPOCHS, MOST_SEED
 
 LEAST_SIZE = 24  # pixels a side: of an encoder's input, too
 # Reading and training each hold the pixels a second time for a moment.
@@ -14,8 +15,8 @@ def check_limits(recipe: Recipe) -> None:
     """Raises ValueError naming the first value that is too much, what it is and what is allowed."""
     sampling, sizes = recipe.sampling, [size for _, size in recipe.sampling.sizes]
     batch = sampling.classes_per_batch * sampling.images_per_class
-    _check("fit.epochs", recipe.fit.epochs, 2000)
-    _check("seed", recipe.seed, 2**31 - 1)
+    _check("fit.epochs", recipe.fit.epochs, MOST_EPOCHS)
+    _check("seed", recipe.seed, MOST_SEED)
     _check("stored_size", recipe.stored_size, 256)
     _check("sampling: classes_per_batch x images_per_class", batch, 1024)
     for size in (min(sizes), max(sizes)):

@@ -5,8 +5,11 @@ Those are left out here even while the category is too small to have queries: it
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from django.db.models import Q
 
 from searchapp.models import Category, EvaluationQuery, ItemImage, stored_path
 from searchapp.services.catalogue import ONE_IN_EIGHT
@@ -31,12 +34,16 @@ class TrainingPhoto:
         return asdict(self)
 
 
-def training_photos() -> list[TrainingPhoto]:
-    """In the order of their rows; each content once. Held-out queries are chosen first where some are missing."""
+def training_photos(scope: Mapping[str, str] | None = None) -> list[TrainingPhoto]:
+    """In the order of their rows; each content once. Held-out queries are chosen first where some are missing.
+
+    scope: {"category": slug} for those in it and beneath it, {"vertical": name} for those of one; empty for all.
+    """
     hold_out(list(Category.objects.values_list("path", flat=True)))
     fields = ("pk", "image_sha256", "extension", "item__category__slug", "item__category__vertical")
     held_out = EvaluationQuery.objects.values("image_sha256")
     rows = ItemImage.objects.filter(failure="").exclude(image_sha256__in=held_out).order_by("-pk")
+    rows = rows.filter(_in_scope(scope or {}))
     named = (
         EvaluationQuery.objects.public().exclude(split=ONE_IN_EIGHT).values_list("category__slug", flat=True)
     )
@@ -51,6 +58,14 @@ def training_photos() -> list[TrainingPhoto]:
         TrainingPhoto(pk, sha256, extension, slug if sizes[slug] >= LEAST_PHOTOS else "", vertical)
         for pk, sha256, extension, slug, vertical in sorted(found)
     ]
+
+
+def _in_scope(scope: Mapping[str, str]) -> Q:
+    if "category" in scope:
+        top = Category.objects.filter(slug=scope["category"]).first()
+        beneath = Category.objects.subtree(top) if top is not None else Category.objects.none()
+        return Q(item__category__in=beneath)
+    return Q(item__category__vertical=scope["vertical"]) if scope else Q()
 
 
 def category_sizes(photos: list[TrainingPhoto]) -> dict[str, int]:

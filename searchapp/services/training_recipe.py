@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ml.base_version.catalogue import recipe_for
+from ml.artifacts import Bundle
+from ml.base_version.candidate import candidate_recipe, check_recipe
+from ml.base_version.catalogue import initial_weights, recipe_for
 from ml.base_version.recipe import Recipe
 from ml.config import config_from_dict, merged
 from ml.training.memory import fastest_precision
@@ -14,15 +16,78 @@ from searchapp.services.graph_size import check_graph_size
 from searchapp.services.training_limits import check_limits, check_memory
 from searchapp.services.training_photos import TrainingPhoto, category_sizes
 
+HELD_METHOD = "compact"  # the one that can be held to stored codes
+
 
 def recipe_with(
-    config: Mapping[str, Any], architecture: str, class_sizes: Sequence[int], *, from_scratch: bool
+    config: Mapping[str, Any],
+    architecture: str,
+    class_sizes: Sequence[int],
+    *,
+    from_scratch: bool,
+    epochs: int | None = None,
+    seed: int = 0,
 ) -> Recipe:
     """The recipe for a catalogue with classes of these sizes, with the user's values in their places.
 
     Raises ValueError naming what is wrong and what is allowed.
     """
-    recipe = recipe_for(architecture, class_sizes, from_scratch=from_scratch)
+    recipe = recipe_for(architecture, class_sizes, from_scratch=from_scratch, epochs=epochs)
+    return _finished(replace(recipe, seed=seed), config, class_sizes)
+
+
+def candidate_recipe_with(
+    config: Mapping[str, Any],
+    architecture: str,
+    class_sizes: Sequence[int],
+    *,
+    parent: Bundle,
+    alignment: str,
+    starts: Sequence[Bundle] = (),
+    epochs: int | None = None,
+    seed: int = 0,
+) -> tuple[Recipe, Bundle | None]:
+    """As `recipe_with`, held to what `parent` stored; and the first of `starts` whose weights it can go on from.
+
+    Raises ValueError also where its codes and embeddings could not be compared with the parent's.
+    """
+
+    def recipe(*, from_scratch: bool) -> Recipe:
+        free = recipe_for(
+            architecture, class_sizes, method=HELD_METHOD, from_scratch=from_scratch, epochs=epochs
+        )
+        return _held(replace(free, seed=seed), config, class_sizes, parent, alignment)
+
+    warm = recipe(from_scratch=False)
+    for start in starts:
+        if initial_weights(start, warm) is not None:
+            return warm, start
+    return recipe(from_scratch=True), None
+
+
+def _held(
+    recipe: Recipe, config: Mapping[str, Any], class_sizes: Sequence[int], parent: Bundle, alignment: str
+) -> Recipe:
+    """A lineage has one size of embeddings, and its kind of alignment is told by the method."""
+    held = candidate_recipe(recipe, parent, alignment)
+    found = _finished(held, config, class_sizes)
+    check_recipe(found, parent)
+    assert held.compatibility is not None
+    assert found.compatibility is not None
+    if found.compatibility.kind != held.compatibility.kind:
+        raise ValueError(
+            f"config.compatibility.kind is {found.compatibility.kind!r}, the method {alignment} has "
+            f"{held.compatibility.kind!r}"
+        )
+    if found.method.encoder.dimension != parent.manifest.dimension:
+        raise ValueError(
+            f"config.method.encoder.dimension is {found.method.encoder.dimension}, the stored embeddings have "
+            f"{parent.manifest.dimension}"
+        )
+    return found
+
+
+def _finished(recipe: Recipe, config: Mapping[str, Any], class_sizes: Sequence[int]) -> Recipe:
     # A mirrored product is the same product, a mirrored place another one.
     sampling = replace(recipe.sampling, mirrored_packs=(Vertical.PRODUCT.value,))
     fit = replace(recipe.fit, precision=fastest_precision())
@@ -44,7 +109,7 @@ class Plan:
 
     photos: tuple[TrainingPhoto, ...]
     recipe: Recipe
-    start: str  # digest of the version to go on from; empty: random weights
+    start: str  # digest of the version to go on from, or to be held to; empty: none
 
     @property
     def labels(self) -> tuple[str, ...]:

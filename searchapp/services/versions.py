@@ -84,15 +84,24 @@ def shipped_candidate_ensure() -> ModelVersion | None:
 
 
 def base_version_register(
-    manifest: Manifest, *, labels: Sequence[str] = (), user: AbstractBaseUser | None = None
+    manifest: Manifest,
+    *,
+    parent: ModelVersion | None = None,
+    labels: Sequence[str] = (),
+    user: AbstractBaseUser | None = None,
 ) -> ModelVersion:
-    """A stored bundle as the next free `M.0` of a new lineage, with its view; nothing serves by it yet.
+    """A stored bundle as the next free `M.0`, with its view, in its parent's lineage or a new one; it serves nothing yet.
 
     Inside the caller's transaction. Raises IntegrityError when somebody else took the number meanwhile.
     """
     highest = ModelVersion.objects.aggregate(highest=Max("major"))["highest"] or 0
     version = version_register(
-        manifest, number=(highest + 1, 0), size_bytes=_size_bytes(manifest), labels=labels, user=user
+        manifest,
+        number=(highest + 1, 0),
+        size_bytes=_size_bytes(manifest),
+        parent=parent,
+        labels=labels,
+        user=user,
     )
     GalleryView.objects.create(version=version)
     return version

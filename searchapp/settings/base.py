@@ -14,6 +14,7 @@ from searchapp.settings.environment import env, read_choice, read_int, read_list
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 DATA_DIR = Path(read_str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 DEFAULT_BUNDLE = BASE_DIR / "ml" / "weights" / "default"
+BUDGET_BUNDLE = BASE_DIR / "ml" / "weights" / "budget"  # candidates of this architecture go on from its weights
 SAMPLE_DATA = Path(read_str("SAMPLE_DATA", default=str(BASE_DIR.parent / "shared" / "data")))
 
 DEBUG = False
@@ -149,6 +150,15 @@ SWEEP_SECONDS = read_int("SWEEP_SECONDS", default=5, low=1, high=60)
 
 # Categories added within so many seconds are learned in one increment.
 LEARN_WINDOW_SECONDS = 3
+
+# --- alerts: to whom they go is an operator's setting -------------------------------------------------------
+_EMAIL: dict[str, Any] = env.email_url_config(read_str("EMAIL_URL", default="consolemail://"))
+EMAIL_BACKEND = _EMAIL["EMAIL_BACKEND"]
+EMAIL_HOST, EMAIL_PORT = _EMAIL["EMAIL_HOST"] or "localhost", _EMAIL["EMAIL_PORT"] or 25
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _EMAIL["EMAIL_HOST_USER"] or "", _EMAIL["EMAIL_HOST_PASSWORD"] or ""
+EMAIL_USE_TLS, EMAIL_USE_SSL = _EMAIL.get("EMAIL_USE_TLS", False), _EMAIL.get("EMAIL_USE_SSL", False)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = read_str("EMAIL_FROM", default="perennial@localhost")
 
 # --- files --------------------------------------------------------------------------------------------------
 MEDIA_URL = "/media/"

@@ -1,6 +1,5 @@
 """A candidate from a catalogue's photos and what is stored of them: bundle, pilot, validation, resumption."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

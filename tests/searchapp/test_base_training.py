@@ -32,6 +32,7 @@ from searchapp.services import (
     jobs,
     leases,
     search,
+    training_attempt,
     training_photos,
     training_run,
     versions,
@@ -125,7 +126,7 @@ def dies_at(monkeypatch: pytest.MonkeyPatch, point: str, times: int) -> None:
         if name == point and passed[0] == times:
             raise KeyboardInterrupt(name)
 
-    monkeypatch.setattr(training_run, "failpoint", failpoint)
+    monkeypatch.setattr(training_attempt, "failpoint", failpoint)
 
 
 class Seen:
@@ -305,7 +306,7 @@ def test_a_cancelled_training_ends_within_a_step_and_a_retry_goes_on_from_its_la
             jobs.job_cancel(Job.objects.get(pk=job.pk))
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_run, "failpoint", cancel)
+        patched.setattr(training_attempt, "failpoint", cancel)
         done = jobs.job_run_here(job)
 
     assert (done.state, len(epochs), ModelVersion.objects.count()) == (JobState.CANCELLED, 1, 1), done.error
@@ -378,7 +379,7 @@ def test_a_catalogue_with_too_little_in_it_is_refused(
 def test_the_curve_stays_small_and_keeps_its_end() -> None:
     points: list[dict[str, Any]] = []
     for epoch in range(1, 1001):
-        points = training_run.history_with(points, {"epoch": epoch, "loss": 1.0})
+        points = training_attempt.history_with(points, {"epoch": epoch, "loss": 1.0})
         assert len(points) <= base_training.HISTORY_POINTS
         assert points[-1]["epoch"] == epoch
 
@@ -388,7 +389,7 @@ def test_the_curve_stays_small_and_keeps_its_end() -> None:
 def test_an_epoch_that_is_done_again_replaces_its_point() -> None:
     points = [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0}]
 
-    assert training_run.history_with(points, {"epoch": 2, "loss": 1.9}) == [
+    assert training_attempt.history_with(points, {"epoch": 2, "loss": 1.9}) == [
         points[0],
         {"epoch": 2, "loss": 1.9},
     ]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from searchapp.models import Deployment, Evaluation, Job, JobState
-from searchapp.services import base_training, deploying, jobs, training_run, versions
+from searchapp.services import base_training, deploying, jobs, training_attempt, versions
 from tests.searchapp.test_deploying import PASSED, judged
 from tests.searchapp.trainings import candidate, small_shop
 
@@ -55,7 +55,7 @@ def test_a_full_curve_keeps_the_epochs_that_were_validated() -> None:
     points: list[dict[str, Any]] = []
     for epoch in range(1, 1001):
         validated = {"validation": 0.5} if epoch % 10 == 0 else {}
-        points = training_run.history_with(points, {"epoch": epoch, "loss": 1.0, **validated})
+        points = training_attempt.history_with(points, {"epoch": epoch, "loss": 1.0, **validated})
         assert len(points) <= base_training.HISTORY_POINTS
         assert points[-1]["epoch"] == epoch
 
@@ -66,7 +66,7 @@ def test_a_full_curve_keeps_the_epochs_that_were_validated() -> None:
 def test_a_curve_of_validated_epochs_alone_stays_small_too() -> None:
     points: list[dict[str, Any]] = []
     for epoch in range(1, 501):
-        points = training_run.history_with(points, {"epoch": epoch, "loss": 1.0, "validation": 0.5})
+        points = training_attempt.history_with(points, {"epoch": epoch, "loss": 1.0, "validation": 0.5})
         assert len(points) <= base_training.HISTORY_POINTS
     assert points[-1]["epoch"] == 500
 
@@ -78,4 +78,4 @@ def test_a_plan_that_cannot_be_read_is_as_good_as_none(text: str, tmp_path: Path
     path = tmp_path / "plan.json"
     path.write_text(text, encoding="utf-8")
 
-    assert training_run._read_plan(path) is None
+    assert training_attempt.read_plan(path) is None
