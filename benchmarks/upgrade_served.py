@@ -1,6 +1,6 @@
 """One size of benchmarks.upgrade_speed: a gallery, two web processes, promotions and roll-backs in turn.
 
-`python -m benchmarks.upgrade_served ENTRIES ROUNDS SEED` in an environment of its own; the last line is the row as JSON.
+`python -m benchmarks.upgrade_served ENTRIES ROUNDS SEED` in surroundings of its own; the last line is the row as JSON.
 """
 
 import ml.threads  # noqa: F401  isort: skip
