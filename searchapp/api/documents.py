@@ -251,7 +251,9 @@ class FeedbackInput(Input):
 
 class Serving(Shape):
     arm = serializers.CharField()
-    share = serializers.IntegerField()
+    share = serializers.IntegerField(help_text="Percent of the queries; 0 in the shadow.")
+    scope = serializers.DictField(help_text="Where it answers, of a canary; {} is everywhere.")
+    shadow = serializers.BooleanField()
     deployment = serializers.IntegerField(help_text="What `POST /rollback` may be told to leave.")
 
 
@@ -295,7 +297,7 @@ class VersionImportInput(Shape):
 class RollbackInput(Input):
     deployment = serializers.IntegerField(
         required=False,
-        help_text="The one to leave; 409 when it is live no longer. The default is the live one.",
+        help_text="The one to leave; 409 when it is live no longer. The default is the last one of any kind.",
     )
 
 
@@ -303,4 +305,21 @@ class PromotionInput(Input):
     override = serializers.CharField(
         required=False, max_length=500, help_text="Why it goes in use although a gate did not pass."
     )
-    share = serializers.IntegerField(required=False, help_text="Percent of the queries: 100.")
+    share = serializers.IntegerField(
+        required=False, help_text="Percent of the visitors it answers, 1 to 100; the default is all."
+    )
+    scope = serializers.DictField(
+        child=serializers.CharField(),
+        required=False,
+        help_text='Only queries inside {"category": slug} or {"vertical": name}.',
+    )
+    shadow = serializers.BooleanField(
+        required=False, help_text="Asked beside the version in use, and never shown."
+    )
+    change_note = serializers.CharField(
+        required=False, max_length=2000, help_text="What users are told of the change."
+    )
+    stop_rule = serializers.DictField(required=False, help_text="When a canary ends by itself.")
+    deployment = serializers.IntegerField(
+        required=False, help_text="The one in use, as you saw it; 409 when it is live no longer."
+    )

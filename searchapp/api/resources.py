@@ -96,7 +96,13 @@ def version_resource(version: ModelVersion) -> dict[str, Any]:
         "size_bytes": version.size_bytes,
         "categories_learned": len(version.label_registry),
         "serving": [
-            {"arm": deployment.arm, "share": deployment.share, "deployment": deployment.pk}
+            {
+                "arm": deployment.arm,
+                "share": deployment.share,
+                "scope": deployment.scope,
+                "shadow": deployment.is_shadow,
+                "deployment": deployment.pk,
+            }
             for deployment in live
         ],
         "created_at": _time(version.created_at),

@@ -38,11 +38,15 @@ class ModelVersionsView(ApiView):
 
 
 class PromoteView(ApiView):
-    """Checks the version, then moves the pointer; every process follows within two seconds."""
+    """Checks the version, then moves the pointer; every process follows within two seconds.
+
+    With a share below 100 or a scope it becomes a canary beside the version in use, with `shadow` one that is asked
+    and not shown. 409 names every gate that does not pass, and when another operator was a moment earlier.
+    """
 
     @operation(
         "model_version_promote",
-        "Put a version in use",
+        "Put a version in use, or give it a part of the queries",
         request=documents.PromotionInput,
         answers={202: documents.Job},
         errors=(404, 409, 413, 415),
@@ -60,12 +64,18 @@ class PromoteView(ApiView):
             user=self.person,
             override_reason=values.get("override", ""),
             share=values.get("share", deploying.WHOLE),
+            scope=values.get("scope"),
+            shadow=values.get("shadow", False),
+            change_note=values.get("change_note", ""),
+            stop_rule=values.get("stop_rule"),
+            expected_deployment=values.get("deployment"),
         )
         return accepted(job)
 
 
 class RollbackView(ApiView):
-    """Undoes the last deployment: the version before serves again. The job is done when this answers."""
+    """Undoes the last deployment of any kind: a canary or a shadow ends, else the version before serves again. The job
+    is done when this answers."""
 
     @operation(
         "rollback",

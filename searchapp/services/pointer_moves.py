@@ -1,118 +1,253 @@
-"""The jobs that move the champion pointer: one transaction ends a deployment, begins the next, tells the audit log."""
+"""The jobs that move the pointer: one transaction ends a deployment, begins the next, tells the audit log.
+
+All that grows with the gallery (encoding, measuring, loading, reading every code twice) comes before or after it.
+"""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict
 from searchapp.failpoints import failpoint
 from searchapp.models import Deployment, GalleryEntry, GalleryView, ModelVersion
-from searchapp.services import arms, deploying, encoding, measuring, versions
+from searchapp.services import arms, catching_up, deploying, encoding, measuring, probing, versions
+from searchapp.services.arm_choice import WHOLE
 from searchapp.services.audit import event_record
 from searchapp.services.code_digest import CODE_FIELDS, codes_digest
-from searchapp.services.database_clock import DatabaseNow
+from searchapp.services.correctors import corrector_of
 from searchapp.services.jobs import JobRun
+from searchapp.services.pair_calibrating import pairs_calibrate
+from searchapp.services.promised import promised_cell
 
-STEPS = 4
+STEPS = 5
+DEFAULTS: Mapping[str, Any] = {
+    "override_reason": "", "corrector_digest": "", "share": WHOLE, "scope": {}, "shadow": False, "change_note": "",
+    "stop_rule": {},
+}  # fmt: skip
 
 
 def promote_run(run: JobRun) -> dict[str, Any]:
-    """Handler of "promote": catch up, measure if that was not done, try, move. A retry goes on where it stopped."""
+    """Handler of "promote": encode what came since, calibrate, measure, catch up, try, move. A retry goes on where it
+    stopped."""
     if "moved" in run.checkpoint:  # killed between the move and the last word
         return _said(run)
     started = time.monotonic()
-    version, reason = versions.version_named(run.payload["version"]), run.payload["override_reason"]
+    wish = {**DEFAULTS, **run.payload}
     live = versions.champion()
-    deploying.version_check(version, reason)
+    version = versions.version_named(wish["version"])
+    checks = {"corrector_digest": wish["corrector_digest"], "is_shadow": wish["shadow"]}
+    deploying.version_check(version, wish["override_reason"], **checks)
+    failpoint("promote.after_checks")
     before = _Digest()
-    run.progress(0, STEPS, "encoding photos that came since")
-    if version.lineage != live.version.lineage:
-        encoding.entries_fill(
+    asked = version
+    if version != live.version:
+        _prepared(run, version, live)
+        gates = [] if wish["shadow"] else _gates(run, version, live.version)
+        deploying.version_check(version, wish["override_reason"], gates, **checks)
+        failpoint("promote.after_gates")
+        if not wish["shadow"]:
+            run.progress(3, STEPS, "learning what was learned since")
+            version = catching_up.caught_up(run, version, live)
+    elif wish["corrector_digest"]:
+        pairs_calibrate(
             version,
-            heard=lambda _done: run.progress(0, STEPS, "encoding photos that came since"),
-            commit=lambda _done: run.guard(),
+            corrector=corrector_of(wish["corrector_digest"]),
+            corrector_digest=wish["corrector_digest"],
         )
-    run.progress(1, STEPS, "measuring on held-out photos")
-    gates = measuring.gates_of(version, live.version)
-    if gates is None:
-        gates = _measured(run, version, live.version).gates
-    deploying.version_check(version, reason, gates)
-    run.progress(2, STEPS, f"trying {version.name}")
-    arms.arm_tried(version)
-    run.progress(3, STEPS, f"putting {version.name} in use")
+    run.progress(4, STEPS, f"trying {version.name}")
+    warming = time.monotonic()
+    arm = arms.arm_tried(version, wish["corrector_digest"])
+    probe = probing.probe_answers(arm)
+    prewarm_seconds = time.monotonic() - warming
     failpoint("promote.before_move")
-    view, _ = GalleryView.objects.get_or_create(version=version, corrector_digest="")
-    with transaction.atomic():
-        _moved(
-            run, live, Deployment(version=version, view=view, previous=live, reason=reason), "version.promote"
-        )
-        _note(run, version, live.version, before, started)
+    view, _ = GalleryView.objects.get_or_create(version=version, corrector_digest=wish["corrector_digest"])
+    after = Deployment(
+        version=version,
+        view=view,
+        reason=wish["override_reason"],
+        change_note=wish["change_note"],
+        measured=promised_cell(asked, live.version),
+    )
+    if deploying.is_canary(wish):
+        after.arm, after.share, after.scope = Deployment.Arm.CANDIDATE, wish["share"], wish["scope"]
+        after.is_shadow, after.stop_rule = wish["shadow"], wish["stop_rule"]
+    told = {"probe": probe, "prewarm_seconds": round(prewarm_seconds, 4)}
+    _move(run, _Move(live, after, before, started, told))
     return _said(run)
 
 
 def rollback_run(run: JobRun) -> dict[str, Any]:
-    """Handler of "rollback": the deployment before the one named in the payload serves again, as it was."""
+    """Handler of "rollback": the deployment named in the payload is undone."""
     if "moved" in run.checkpoint:
         return _said(run)
     started = time.monotonic()
-    live = versions.champion()
-    if live.pk != run.payload["deployment"] or live.previous is None:
-        raise Conflict(f"{live.version.name} was put in use meanwhile; look again before going back.")
-    target = live.previous
+    last = deploying.last_deployment()
+    if last.pk != run.payload["deployment"]:
+        raise Conflict(f"{last.version.name} was put in use meanwhile; look again before going back.")
     before = _Digest()
+    if last.arm == Deployment.Arm.CANDIDATE:
+        _end_candidate(run, last, before, started)
+        return _said(run)
+    target = last.previous
+    if target is None:
+        raise Conflict("There is nothing to go back to: the version in use is the first.")
     run.progress(0, STEPS, f"trying {target.version.name}")
+    warming = time.monotonic()
     try:
-        arms.arm_tried(target.version)
+        arms.arm_tried(target.version, target.view.corrector_digest)
     except (BundleError, OSError) as error:
         wrong = versions.without_folders(str(error), target.version)
         raise Conflict(f"The files of {target.version.name} cannot be used: {wrong}.") from error
+    prewarm_seconds = time.monotonic() - warming
+    failpoint("rollback.before_move")
     after = Deployment(
         version=target.version,
         view=target.view,
         previous=target.previous,
-        reason=f"going back from {live.version.name}",
+        reason=f"going back from {last.version.name}",
+        measured=target.measured,
     )
-    with transaction.atomic():
-        _moved(run, live, after, "version.rollback")
-        _note(run, target.version, live.version, before, started)
+    told = {"prewarm_seconds": round(prewarm_seconds, 4)}
+    _move(run, _Move(last, after, before, started, told, is_rollback=True))
     return _said(run)
 
 
-def _moved(run: JobRun, live: Deployment, after: Deployment, action: str) -> None:
-    """End the live deployment and begin `after`, if it is still the live one; photos it cannot find get encoded."""
-    ended = Deployment.objects.filter(pk=live.pk, ended_at__isnull=True).update(ended_at=DatabaseNow())
-    if not ended:
+def _prepared(run: JobRun, version: ModelVersion, live: Deployment) -> None:
+    """Entries, where the stored ones cannot be searched, and readings of similarities, where nobody took them yet."""
+    words = "encoding photos that came since"
+    run.progress(0, STEPS, words)
+    if version.lineage != live.version.lineage:
+        encoding.entries_fill(
+            version, heard=lambda _done: run.progress(0, STEPS, words), commit=lambda _done: run.guard()
+        )
+    words = "reading similarities"
+    run.progress(1, STEPS, words)
+    pairs_calibrate(
+        version, heard=lambda done, total: run.progress(1, STEPS, f"{words}, {done:,} of {total:,}")
+    )
+
+
+def _gates(run: JobRun, version: ModelVersion, live: ModelVersion) -> list[dict[str, Any]]:
+    """Those that still hold, else measured now."""
+    run.progress(2, STEPS, "measuring on held-out photos")
+    gates = measuring.gates_of(version, live)
+    if gates is not None:
+        return gates
+
+    def heard(done: int, total: int) -> None:
+        run.progress(2, STEPS, f"measuring on held-out photos, {done:,} of {total:,}")
+
+    comparison = measuring.versions_compare(version, live, heard=heard)
+    with transaction.atomic():
+        run.guard()
+        measuring.comparison_store(version, live, comparison)
+    return comparison.gates
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """From the champion `live` to `after`, and what the job says of it."""
+
+    live: Deployment
+    after: Deployment
+    digest: "_Digest"
+    started: float  # of the job
+    told: dict[str, Any] = field(default_factory=dict)
+    is_rollback: bool = False
+
+    @property
+    def action(self) -> str:
+        if self.is_rollback:
+            return "version.rollback"
+        if self.after.arm == Deployment.Arm.CHAMPION:
+            return "version.promote"
+        return "version.shadow" if self.after.is_shadow else "version.canary"
+
+
+def _move(run: JobRun, move: _Move) -> None:
+    """Begin `after`, if `live` is still the champion; what it takes the place of ends in the same transaction."""
+    started = time.perf_counter()
+    live, after = move.live, move.after
+    try:
+        with transaction.atomic():
+            _lock(live)
+            _replace(live, after, is_rollback=move.is_rollback)
+            after.created_by = run.job.created_by
+            after.save(force_insert=True)
+            event_record(
+                action=move.action,
+                actor=run.job.created_by,
+                subject=f"version {after.version.name}",
+                before={**deploying.deployment_facts(live), "gallery_digest": move.digest.value},
+                after=deploying.deployment_facts(after),
+                reason=after.reason,
+            )
+            serving = live if after.arm == Deployment.Arm.CANDIDATE else after
+            result = {"serving": serving.version.name, "previous": live.version.name, **move.told}
+            if after.arm == Deployment.Arm.CANDIDATE:
+                result |= {"candidate": after.version.name, "share": after.share, "scope": after.scope}
+                result["shadow"] = after.is_shadow
+            _note(run, after, result, move.digest, (move.started, started))
+            failpoint("promote.before_commit")
+    except IntegrityError as error:  # somebody's candidate was a moment earlier
+        raise Conflict("Another version is being tried since a moment ago; look again.") from error
+    failpoint("promote.after_move")
+
+
+def _replace(live: Deployment, after: Deployment, *, is_rollback: bool) -> None:
+    candidate = deploying.candidate_live()
+    if after.arm == Deployment.Arm.CANDIDATE:
+        if candidate is not None and candidate.version != after.version:
+            raise Conflict(
+                f"{candidate.version.name} is being tried; end that before {after.version.name} is."
+            )
+        if candidate is not None:
+            deploying.deployment_end(candidate, "it got another part of the queries")
+        after.previous = candidate
+        return
+    if not is_rollback:
+        after.previous = live
+    words = f"going back to {after.version.name}" if is_rollback else f"{after.version.name} was put in use"
+    deploying.deployment_end(live, words)
+    if candidate is not None:
+        deploying.deployment_end(candidate, words)
+
+
+def _end_candidate(run: JobRun, last: Deployment, digest: "_Digest", started: float) -> None:
+    moving = time.perf_counter()
+    with transaction.atomic():
+        deploying.canary_end(
+            user=run.job.created_by, reason="taken back by an operator", expected_deployment=last.pk
+        )
+        serving = versions.champion()
+        result = {"serving": serving.version.name, "previous": last.version.name, "ended": last.pk}
+        _note(run, serving, result, digest, (started, moving))
+    failpoint("promote.after_move")
+
+
+def _lock(live: Deployment) -> None:
+    held = Deployment.objects.select_for_update().filter(pk=live.pk, ended_at__isnull=True)
+    if not held.exists():
         raise Conflict(
             f"{live.version.name} is no longer in use: somebody else moved the pointer; look again."
         )
-    user = run.job.created_by
-    after.created_by = user
-    after.save(force_insert=True)
-    event_record(
-        action=action,
-        actor=user,
-        subject=f"version {after.version.name}",
-        before={"version": live.version.name, "deployment": live.pk},
-        after={"version": after.version.name, "deployment": after.pk},
-        reason=after.reason,
-    )
-    if measuring.photos_without_entry(after.version):
-        encoding.encode_job_ensure()
 
 
 def _note(
-    run: JobRun, version: ModelVersion, previous: ModelVersion, before: "_Digest", started: float
+    run: JobRun, after: Deployment, result: dict[str, Any], digest: "_Digest", since: tuple[float, float]
 ) -> None:
-    """Commits with the move, so that a retry knows of it."""
-    result = {
-        "serving": version.name,
-        "previous": previous.name,
-        "seconds": round(time.monotonic() - started, 3),
-        "gallery_digest_before": before.value,
+    """Commits with the move, so that a retry knows of it. since: start of the job, start of the move."""
+    result |= {
+        "deployment": after.pk,
+        "seconds": round(time.monotonic() - since[0], 3),
+        "pointer_seconds": round(time.perf_counter() - since[1], 4),
+        "gallery_digest_before": digest.value,
     }
-    run.save({**run.checkpoint, "moved": result, "newest": before.newest})
+    run.save({**run.checkpoint, "moved": result, "newest": digest.newest})
 
 
 def _said(run: JobRun) -> dict[str, Any]:
@@ -123,18 +258,17 @@ def _said(run: JobRun) -> dict[str, Any]:
     missing = measuring.photos_without_entry(versions.champion().version)
     if missing:
         encoding.encode_job_ensure()
+    if "checked" not in run.checkpoint:
+        with transaction.atomic():
+            event_record(
+                action="gallery.checked",
+                actor=run.job.created_by,
+                subject=f"stored codes, after: {run.job.subject}",
+                before={"gallery_digest": moved["gallery_digest_before"]},
+                after={"gallery_digest": after.value},
+            )
+            run.save({**run.checkpoint, "checked": True})
     return {**moved, "gallery_digest_after": after.value, "photos_to_encode": missing}
-
-
-def _measured(run: JobRun, version: ModelVersion, live: ModelVersion) -> measuring.Comparison:
-    def heard(done: int, total: int) -> None:
-        run.progress(1, STEPS, f"measuring on held-out photos, {done:,} of {total:,}")
-
-    comparison = measuring.versions_compare(version, live, heard=heard)
-    with transaction.atomic():
-        run.guard()
-        measuring.comparison_store(version, live, comparison)
-    return comparison
 
 
 class _Digest:

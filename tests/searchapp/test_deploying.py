@@ -32,6 +32,7 @@ from searchapp.services import (
     index_audit,
     jobs,
     measuring,
+    obstacles,
     pointer_moves,
     search,
     serving,
@@ -262,7 +263,7 @@ def run_waiting_jobs() -> None:
 def test_a_version_with_too_many_photos_missing_is_refused_even_with_a_reason(
     shop_and_photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deploying, "CATCH_UP", 7)
+    monkeypatch.setattr(obstacles, "CATCH_UP", 7)
     version = judged(candidate(encoded=False))
 
     with pytest.raises(Conflict, match=r"8 of 8 photos have no entry that 2\.0 can search"):
@@ -344,13 +345,16 @@ def test_a_held_out_photo_that_is_an_entry_does_not_find_itself(data_dir: Path, 
     assert {name: bool(np.isnan(found[0])) for name, found in values.items()} == dict.fromkeys(values, True)
 
 
-def test_the_version_in_use_and_a_share_are_refused(shop_and_photo: bytes) -> None:
+def test_the_version_in_use_and_a_share_of_nothing_are_refused(shop_and_photo: bytes) -> None:
     version = judged(candidate())
 
     with pytest.raises(Conflict, match=r"1\.0 is in use already"):
         deploying.version_promote(version=versions.champion().version, user=None, override_reason="again")
-    with pytest.raises(InvalidInput, match="it is 10, allowed: 100"):
-        deploying.version_promote(version=version, user=None, share=10)
+    for share in (0, 101, True, 2.5):
+        with pytest.raises(
+            InvalidInput, match=f"it is {share}, allowed: a whole number of percent, 1 to 100"
+        ):
+            deploying.version_promote(version=version, user=None, share=share)  # type: ignore[arg-type]
 
     assert Deployment.objects.count() == 1
 
@@ -431,8 +435,8 @@ def test_the_commands_print_the_contracts_json(shop_and_photo: bytes) -> None:
     with pytest.raises(CommandError, match="nothing to go back to") as failed:
         call_command("rollback")
     assert failed.value.returncode == 1
-    with pytest.raises(CommandError, match="allowed: 100") as wrong:
-        call_command("promote", "2.0", "--share", "10")
+    with pytest.raises(CommandError, match="1 to 100") as wrong:
+        call_command("promote", "2.0", "--share", "0")
     assert wrong.value.returncode == 2
 
 
@@ -444,7 +448,7 @@ def test_operators_promote_and_go_back_over_http(shop_and_photo: bytes) -> None:
     assert error_of(post(client, address, {}), 409)["code"] == "conflict"
     assert error_of(post(client, "/api/v1/model-versions/9.0/promote", {}), 404)["code"] == "not_found"
     assert error_of(post(client, address, {"reason": "x"}), 400)["fields"].keys() == {"reason"}
-    assert error_of(post(client, address, {"share": 5}), 400)["fields"].keys() == {"share"}
+    assert error_of(post(client, address, {"share": 500}), 400)["fields"].keys() == {"share"}
     accepted = post(client, address, {"override": "we know"})
     assert (accepted.status_code, accepted.json()["kind"]) == (202, "promote")
     jobs.job_run_here(Job.objects.get(pk=accepted.json()["id"]))

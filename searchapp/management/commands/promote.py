@@ -1,4 +1,4 @@
-"""`manage.py promote VERSION`: put a version in use, when all its photos have entries and its gate passes."""
+"""`manage.py promote VERSION`: put a version in use, or give it a part of the queries, when its gates pass."""
 
 import json
 from argparse import ArgumentParser
@@ -21,14 +21,33 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("version_name", metavar="VERSION", help="such as 2.0")
         parser.add_argument("--override", metavar="REASON", default="", help="although a gate did not pass")
-        parser.add_argument("--share", type=int, default=deploying.WHOLE, metavar="PERCENT")
+        parser.add_argument(
+            "--share",
+            type=int,
+            default=deploying.WHOLE,
+            metavar="PERCENT",
+            help="a canary: this part of the visitors",
+        )
+        parser.add_argument(
+            "--scope", default="", metavar="KIND=NAME", help="a canary: queries in category=… or vertical=…"
+        )
+        parser.add_argument(
+            "--shadow", action="store_true", help="asked beside the version in use, never shown"
+        )
+        parser.add_argument("--note", default="", help="what users are told of the change")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             version = versions.version_named(options["version_name"])
             job = deploying.version_promote(
-                version=version, user=None, override_reason=options["override"], share=options["share"]
+                version=version,
+                user=None,
+                override_reason=options["override"],
+                share=options["share"],
+                scope=scope_read(options["scope"]),
+                shadow=options["shadow"],
+                change_note=options["note"],
             )
             job = job_run_here(job)
         except InvalidInput as error:
@@ -38,9 +57,21 @@ class Command(BaseCommand):
         if job.state != JobState.DONE:
             raise CommandError(job.error or f"the job is {job.state}")
         result = job.result or {}
-        told = (
-            json.dumps(result)
-            if options["json"]
-            else f"{result['serving']} is in use, before it {result['previous']}"
-        )
-        self.stdout.write(told)
+        self.stdout.write(json.dumps(result) if options["json"] else _told(result))
+
+
+def scope_read(text: str) -> dict[str, str]:
+    """`category=fruit` as a scope. Raises InvalidInput when there is no such pair."""
+    kind, separator, name = text.partition("=")
+    if text and not (separator and name):
+        raise InvalidInput(f"scope is {text!r:.60}, allowed: category=… or vertical=…")
+    return {kind.strip(): name.strip()} if text else {}
+
+
+def _told(result: dict[str, Any]) -> str:
+    if "candidate" not in result:
+        return f"{result['serving']} is in use, before it {result['previous']}"
+    if result["shadow"]:
+        return f"{result['candidate']} answers in the shadow of {result['serving']}"
+    where = "".join(f" in {kind} {name}" for kind, name in result["scope"].items())
+    return f"{result['candidate']} answers {result['share']} % of the queries{where}, {result['serving']} the others"

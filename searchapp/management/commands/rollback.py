@@ -1,4 +1,4 @@
-"""`manage.py rollback`: undo the last deployment; the version before it serves again."""
+"""`manage.py rollback`: undo the last deployment of any kind; the version before it serves again."""
 
 import json
 from argparse import ArgumentParser
@@ -14,7 +14,9 @@ from searchapp.services.jobs import job_run_here
 
 class Command(BaseCommand):
     requires_system_checks: list[str] = []
-    help = "Go back to the version before the one in use; asked again, to the one before that."
+    help = (
+        "End a trial, else go back to the version before the one in use; asked again, to the one before that."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--deployment", type=int, metavar="ID", help="only if this one is still live")
@@ -29,7 +31,8 @@ class Command(BaseCommand):
         if job.state != JobState.DONE:
             raise CommandError(job.error or f"the job is {job.state}")
         result = job.result or {}
-        told = f"{result['serving']} is in use again, {result['previous']} is not"
+        again = "answers all queries" if "ended" in result else "is in use again"
+        told = f"{result['serving']} {again}, {result['previous']} none"
         if result["photos_to_encode"]:
             told += f"; {result['photos_to_encode']:,} photos that came since are being encoded by it"
         self.stdout.write(json.dumps(result) if options["json"] else told)

@@ -1,0 +1,61 @@
+"""What going back would mean, before anybody does: which items only the version in use has encoded, and how the version
+before would find those."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Exists, OuterRef, Q
+
+from searchapp.models import Deployment, GalleryEntry, ItemImage, ModelVersion
+from searchapp.services import versions
+from searchapp.services.deploying import candidate_live, rollback_target
+from searchapp.services.promised import way_back_cell
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackOutlook:
+    """photos and items: whose entries are all by the trunk that is left. cell: how `target` finds such, as measured
+    before; None where nobody measured it, or where it cannot read them at all."""
+
+    leaving: Deployment
+    target: ModelVersion
+    photos: int
+    items: int
+    is_readable: bool  # whether the target can search those entries; else they are encoded again first
+    cell: Mapping[str, Any] | None
+
+
+def rollback_outlook() -> RollbackOutlook | None:
+    """None when there is nothing to go back to. While a candidate is tried nothing was added under it."""
+    target = rollback_target()
+    if target is None:
+        return None
+    leaving = candidate_live()
+    if leaving is not None:
+        return RollbackOutlook(leaving, target, 0, 0, is_readable=True, cell=None)
+    leaving = versions.champion()
+    added = _only_by_what_is_left(leaving.version, target)
+    is_readable = versions.lineage_compatible(target, leaving.version)
+    return RollbackOutlook(
+        leaving,
+        target,
+        photos=added.count(),
+        items=added.values("item").distinct().count(),
+        is_readable=is_readable,
+        cell=way_back_cell(leaving.version, target) if is_readable else None,
+    )
+
+
+def _only_by_what_is_left(leaving: ModelVersion, target: ModelVersion) -> Any:
+    """Readable photos with an entry by the version that is left, none by what the target reads as its own or older."""
+    left = Q(producer__lineage=leaving.lineage, producer__major=leaving.major)
+    if (leaving.lineage, leaving.major) == (target.lineage, target.major):
+        left &= Q(producer__minor__gt=target.minor)
+    entries = GalleryEntry.objects.filter(image=OuterRef("pk"))
+    readable = (
+        entries.filter(producer__lineage=target.lineage) if leaving.lineage != target.lineage else entries
+    )
+    return ItemImage.objects.filter(
+        Exists(entries.filter(left)), ~Exists(readable.exclude(left)), failure=""
+    ).order_by()
