@@ -38,15 +38,34 @@ JOB_KINDS: dict[str, JobKind] = {
         Job.Queue.TRAINING,
         role=Role.STAFF,
     ),
+    "evaluate_version": JobKind(
+        "Judge a version",
+        "searchapp.services.evaluating.evaluation_run",
+        Job.Queue.TRAINING,
+        role=Role.OPERATOR,
+    ),
     "watch_drift": JobKind(
         "Look for shifted photos and moved labels",
         "searchapp.services.drift_measuring.watch_run",
         role=Role.OPERATOR,
     ),
+    "watch_quality": JobKind(
+        "Measure the version in use again",
+        "searchapp.services.quality_watch.watch_run",
+        Job.Queue.TRAINING,
+        role=Role.OPERATOR,
+    ),
+    "send_alert": JobKind("Tell the operators", "searchapp.services.alerting.alert_run", role=Role.OPERATOR),
     "measure_pace": JobKind(
         "Time this machine",
         "searchapp.services.pace_measuring.pace_run",
         Job.Queue.TRAINING,
+        role=Role.OPERATOR,
+    ),
+    "import_evaluation": JobKind(
+        "Take in evaluation photos",
+        "searchapp.services.evaluation_import.evaluation_import_run",
+        counts_items=True,
         role=Role.OPERATOR,
     ),
     "import_version": JobKind(
@@ -59,6 +78,19 @@ JOB_KINDS: dict[str, JobKind] = {
     ),
     "rollback": JobKind(
         "Go back to the version before", "searchapp.services.pointer_moves.rollback_run", role=Role.OPERATOR
+    ),
+    "correct_gallery": JobKind(
+        "Correct the gallery",
+        "searchapp.services.correcting_run.correct_run",
+        Job.Queue.TRAINING,
+        role=Role.OPERATOR,
+    ),
+    "backfill": JobKind(
+        "Encode older entries anew",
+        "searchapp.services.backfilling.backfill_run",
+        Job.Queue.TRAINING,
+        counts_items=True,
+        role=Role.OPERATOR,
     ),
     "write_snapshot": JobKind("Write a gallery snapshot", "searchapp.services.snapshots.snapshot_run"),
 }

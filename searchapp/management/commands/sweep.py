@@ -1,4 +1,5 @@
-"""`manage.py sweep`: publishes what the outbox holds, publishes again what was lost, removes leftovers."""
+"""`manage.py sweep`: publishes what the outbox holds and what was lost, ends trials that break their rule, removes
+leftovers, and starts what is due."""
 
 import logging
 import signal
@@ -11,7 +12,17 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 
-from searchapp.services import drift_watch, leftovers, outbox, savings, sweeping, versions
+from searchapp.services import (
+    alerting,
+    canary_watch,
+    drift_watch,
+    leftovers,
+    outbox,
+    quality_watch,
+    savings,
+    sweeping,
+    versions,
+)
 
 RELAY_SECONDS = 0.25
 LEFTOVER_SECONDS = 600.0
@@ -32,6 +43,7 @@ class Command(BaseCommand):
             self._check()
         elif options["once"]:
             sweeping.sweep_once()
+            canary_watch.canaries_check()
             outbox.relay_all()
             leftovers.leftovers_remove()
         else:
@@ -58,6 +70,7 @@ class Command(BaseCommand):
                 if now >= next_sweep:
                     next_sweep = now + settings.SWEEP_SECONDS
                     sweeping.sweep_once()
+                    canary_watch.canaries_check()
                 outbox.relay_all()
                 if now >= next_leftovers:
                     next_leftovers = now + LEFTOVER_SECONDS
@@ -66,6 +79,8 @@ class Command(BaseCommand):
                     next_watch = now + WATCH_SECONDS
                     drift_watch.watch_if_due()
                     savings.pace_if_due()
+                    quality_watch.watch_if_due()
+                    alerting.alerts_retry()
             except DatabaseError as error:
                 logger.warning("the database does not answer (%s), trying again", error)
                 connection.close()
