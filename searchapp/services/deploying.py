@@ -21,6 +21,7 @@ from searchapp.services.correctors import newest_corrected_view
 from searchapp.services.database_clock import DatabaseNow
 from searchapp.services.jobs import job_create, job_run, owner_name
 from searchapp.services.obstacles import Obstacle, bundle_obstacle, obstacles_of, version_check
+from searchapp.services.stop_rules import rule_checked
 
 __all__ = [
     "PROMOTE",
@@ -59,7 +60,7 @@ def version_promote(
     """A job of kind "promote" that checks the version, then moves the pointer to it.
 
     share (percent) and scope ({"category": slug} or {"vertical": name}) make it a canary; `shadow` has it answer
-    unseen. change_note: what users are told. stop_rule: when a canary ends by itself (services.canary_watch).
+    unseen. change_note: what users are told. stop_rule: when a canary ends by itself (services.stop_rules).
     corrector_digest: the view it serves by; None for corrector_to_serve().
 
     The job's result: {serving, previous, seconds, gallery_digest_before, gallery_digest_after, …}. Raises Conflict when
@@ -77,7 +78,7 @@ def version_promote(
         "scope": scope_checked(scope),
         "shadow": shadow,
         "change_note": change_note.strip()[:NOTE_LENGTH],
-        "stop_rule": dict(stop_rule or {}),
+        "stop_rule": rule_checked(stop_rule) if stop_rule else {},
         "override_reason": reason,
     }
     if (asked := _asked_before(payload, idempotency_key)) is not None:
