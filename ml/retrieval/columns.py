@@ -165,6 +165,15 @@ class EntryColumns:
         arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in ENTRY_ARRAYS}
         return EntryColumns(**arrays, producer_names=self.producer_names)
 
+    def rewritten(self, rows: Rows, made: "EntryColumns") -> "EntryColumns":
+        """The same table in which `made` (len(rows),), of one producer, gives the codes and embeddings at `rows`."""
+        (producer,) = made.producer_names
+        names = self.producer_names if producer in self.producer_names else (*self.producer_names, producer)
+        codes, embeddings, producers = self.codes.copy(), self.embeddings.copy(), self.producers.copy()
+        codes[rows], embeddings[rows] = made.codes, made.embeddings
+        producers[rows] = names.index(producer)
+        return replace(self, codes=codes, embeddings=embeddings, producers=producers, producer_names=names)
+
     @staticmethod
     def concatenated(parts: "Sequence[EntryColumns]") -> "EntryColumns":
         """The rows of all `parts` (at least one), which must name the same producers in the same order."""

@@ -67,31 +67,32 @@ class PhotoFacts:
     items: Ids
     categories: Ids
     contents: NDArray[np.object_]
+    extensions: NDArray[np.object_]
 
     @classmethod
     def read(cls, image_ids: Iterable[int]) -> Self:
         """Of those that still exist; a photo that does not is relevant to nothing."""
         items = read_items()
         category_of = dict(zip(items.item_ids.tolist(), items.category_ids.tolist()))
-        rows: list[tuple[int, int, str]] = []
+        rows: list[tuple[int, int, str, str]] = []
         for ids in in_chunks(image_ids):
-            rows += ItemImage.objects.filter(pk__in=ids).values_list("pk", "item_id", "image_sha256")
+            rows += ItemImage.objects.filter(pk__in=ids).values_list(
+                "pk", "item_id", "image_sha256", "extension"
+            )
         rows.sort()
         return cls(
             np.array([row[0] for row in rows], np.int64),
             np.array([row[1] for row in rows], np.int64),
             np.array([category_of.get(row[1], NOBODY) for row in rows], np.int64),
             np.array([row[2] for row in rows], dtype=object),
+            np.array([row[3] for row in rows], dtype=object),
         )
 
     def at(self, image_ids: Ids) -> "PhotoFacts":
         """Of these photos, in this order."""
         if not len(self.image_ids):
-            return PhotoFacts(
-                image_ids,
-                *(np.full(len(image_ids), NOBODY) for _ in range(2)),
-                np.full(len(image_ids), "", object),
-            )
+            nobody, nothing = np.full(len(image_ids), NOBODY), np.full(len(image_ids), "", object)
+            return PhotoFacts(image_ids, nobody, nobody, nothing, nothing)
         rows = np.minimum(np.searchsorted(self.image_ids, image_ids), len(self.image_ids) - 1)
         is_known = self.image_ids[rows] == image_ids
         return PhotoFacts(
@@ -99,6 +100,7 @@ class PhotoFacts:
             np.where(is_known, self.items[rows], NOBODY),
             np.where(is_known, self.categories[rows], NOBODY),
             np.where(is_known, self.contents[rows], ""),
+            np.where(is_known, self.extensions[rows], ""),
         )
 
     def relevant(self, queries: Sequence[HeldOut]) -> NDArray[np.bool_]:
