@@ -32,6 +32,12 @@ JOB_KINDS: dict[str, JobKind] = {
         Job.Queue.TRAINING,
         role=Role.OPERATOR,
     ),
+    "train_candidate": JobKind(
+        "Train a candidate",
+        "searchapp.services.candidate_run.candidate_run",
+        Job.Queue.TRAINING,
+        role=Role.OPERATOR,
+    ),
     "learn_categories": JobKind(
         "Learn new categories",
         "searchapp.services.learning_run.learning_run",
