@@ -13,6 +13,7 @@ from django.db.models import Exists, OuterRef
 from searchapp.models import FINISHED_STATES, Job, OutboxMessage
 from searchapp.services.base_training import training_leftovers_remove
 from searchapp.services.database_clock import DatabaseNow
+from searchapp.services.evaluation_sets import feedback_expire
 from searchapp.services.import_uploads import import_leftovers_remove
 from searchapp.services.media import media_remove_unused
 from searchapp.services.query_log import query_images_expire
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def leftovers_remove() -> int:
     """Remove what nobody needs: messages, temporary files, import folders, query pictures. How many went."""
     removed = messages_remove() + temporaries_remove() + import_leftovers_remove() + query_images_expire()
-    removed += training_leftovers_remove()
+    removed += feedback_expire() + training_leftovers_remove()
     if removed:
         logger.info("%d leftovers were removed", removed)
     return removed

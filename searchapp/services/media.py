@@ -13,7 +13,7 @@ from pathlib import Path
 from django.conf import settings
 
 from searchapp.exceptions import NoSpace
-from searchapp.models import EvaluationQuery, Feedback, ItemImage, PhotoFeature
+from searchapp.models import EvaluationQuery, ItemImage, PhotoFeature
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -124,6 +124,5 @@ def _move_aside(target: Path) -> Path | None:
 
 
 def _is_used(sha256: str) -> bool:
-    return any(
-        model.objects.filter(image_sha256=sha256).exists() for model in (ItemImage, EvaluationQuery, Feedback)
-    )
+    """Pictures that shoppers let us keep lie elsewhere, and keep no file here."""
+    return any(model.objects.filter(image_sha256=sha256).exists() for model in (ItemImage, EvaluationQuery))

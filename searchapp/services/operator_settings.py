@@ -117,6 +117,47 @@ def setting_values() -> dict[str, Any]:
     return found | {name: value for name, value in rows if name in found}
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of a setting, and whether the value it gave is the one there is now."""
+
+    row: OperatorSetting
+    before: Value
+    is_newest: bool
+
+
+def setting_changes() -> list[Change]:
+    """Every change that was made, newest first."""
+    found: list[Change] = []
+    now: dict[str, Any] = {}
+    rows = list(OperatorSetting.objects.select_related("created_by").order_by("pk"))
+    newest = {row.name: row.pk for row in rows}
+    for row in rows:
+        if row.name in SETTINGS:
+            before = now.get(row.name, SETTINGS[row.name].default)
+            found.append(Change(row, before, newest[row.name] == row.pk))
+            now[row.name] = row.value
+    return found[::-1]
+
+
+def setting_parsed(name: str, text: str) -> Value:
+    """What somebody typed as the kind of value the setting has. Raises InvalidInput (fields: the name)."""
+    setting = SETTINGS.get(name)
+    if setting is None:
+        raise _unknown(name)
+    text = text.strip()
+    if isinstance(setting.default, bool):
+        if text not in ("yes", "no"):
+            raise _invalid(name, f"it is {text[:60]!r}, allowed: {setting.allowed}")
+        return text == "yes"
+    if isinstance(setting.default, str):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise _invalid(name, f"it is {text[:60]!r}, allowed: {setting.allowed}") from None
+
+
 def setting_change(
     *, name: str, value: Any, user: AbstractBaseUser | None, reason: str = ""
 ) -> OperatorSetting | None:
@@ -126,7 +167,7 @@ def setting_change(
     """
     setting = SETTINGS.get(name)
     if setting is None:
-        raise _invalid("name", f"there is no setting {name[:60]!r}; there are {', '.join(SETTINGS)}")
+        raise _unknown(name)
     if not setting.is_allowed(value):
         raise _invalid(name, f"it is {value!r:.60}, allowed: {setting.allowed}")
     reason = reason.strip()[:500]
@@ -148,6 +189,10 @@ def setting_change(
             reason=reason,
         )
     return row
+
+
+def _unknown(name: str) -> InvalidInput:
+    return _invalid("name", f"there is no setting {name[:60]!r}; there are {', '.join(SETTINGS)}")
 
 
 def _invalid(field: str, problem: str) -> InvalidInput:

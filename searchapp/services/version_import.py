@@ -37,7 +37,7 @@ def version_import_run(run: JobRun) -> dict[str, Any]:
     source = str(run.payload["source"])
     try:
         run.progress(0, STEPS, "checking the files")
-        workspace = Path(settings.IMPORT_DIR) / str(run.job.pk)
+        workspace = Path(settings.IMPORT_DIR) / f"{run.job.pk}.{run.job.fence}"
         with bundle_opened(import_source_path(source), workspace) as bundle:
             check_new(bundle)
             run.progress(1, STEPS, "comparing the graph with the weights")
@@ -45,7 +45,8 @@ def version_import_run(run: JobRun) -> dict[str, Any]:
             run.progress(2, STEPS, "registering it")
             result = _registered(run, bundle)
     except (InvalidInput, Conflict):
-        import_upload_remove(source)
+        if run.held().exists():  # an attempt that lost its claim finds its files gone; the new one needs them
+            import_upload_remove(source)
         raise
     import_upload_remove(source)
     return result

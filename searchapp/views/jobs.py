@@ -1,6 +1,5 @@
 """Background work as staff see it: what runs, for whom, how far it is, and why something failed."""
 
-import csv
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,6 +21,7 @@ from searchapp.job_kinds import JOB_KINDS, may_steer
 from searchapp.models import FINISHED_STATES, Job, JobState
 from searchapp.services import jobs
 from searchapp.services.database_clock import database_now
+from searchapp.views.csv_lines import csv_line
 from searchapp.views.pair_cards import pairs_of_job
 
 LISTED = 50
@@ -99,10 +99,9 @@ def job_errors(request: HttpRequest, job_id: UUID) -> HttpResponse:  # noqa: ARG
     """GET /jobs/<id>/errors.csv: the rejected lines, to be mended and imported again."""
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="errors-{job_id}.csv"'
-    writer = csv.writer(response)
-    writer.writerow(["row", "field", "message"])
+    response.write(csv_line(["row", "field", "message"]))
     for error in _errors(_job(job_id)):
-        writer.writerow([_cell(error.row), _cell(error.field), _cell(error.message)])
+        response.write(csv_line([error.row, error.field, error.message]))
     return response
 
 
@@ -223,8 +222,3 @@ def _eta(seconds: float | None) -> str:
     if seconds < 90:
         return f"about {max(1, round(seconds))} s left"
     return f"about {round(seconds / 60)} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
-
-
-def _cell(text: str) -> str:
-    """A spreadsheet would run a cell that begins like a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
