@@ -287,5 +287,6 @@ def _candidate_check(version: ModelVersion, payload: Mapping[str, Any]) -> None:
     if live.version != version:
         raise Conflict(f"{live.version.name} is being tried; end that before {version.name} is.")
     asked = (payload["share"], payload["scope"], payload["shadow"], payload["corrector_digest"])
-    if asked == (live.share, live.scope, live.is_shadow, live.view.corrector_digest):
+    has_new_rule = payload["stop_rule"] not in ({}, live.stop_rule)
+    if asked == (live.share, live.scope, live.is_shadow, live.view.corrector_digest) and not has_new_rule:
         raise Conflict(f"{version.name} is being tried just so already.")

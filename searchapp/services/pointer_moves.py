@@ -52,6 +52,11 @@ def promote_run(run: JobRun) -> dict[str, Any]:
         if not wish["shadow"]:
             run.progress(3, STEPS, "learning what was learned since")
             version = catching_up.caught_up(run, version, live)
+            if version == live.version:
+                raise Conflict(
+                    f"{version.name}, which is in use, is {asked.name} with the categories learned since; go back to "
+                    f"{asked.name} if it is to serve without them."
+                )
     elif wish["corrector_digest"]:
         pairs_calibrate(
             version,
