@@ -301,6 +301,25 @@ class RollbackInput(Input):
     )
 
 
+class CorrectionInput(Input):
+    fit_items = serializers.IntegerField(
+        required=False, help_text="Photos to encode anew for it, 40 to 100000; the default grows with the gallery."
+    )
+    version = serializers.CharField(
+        required=False, help_text="A candidate of the same lineage; the default is the version in use."
+    )
+    override = serializers.CharField(
+        required=False, max_length=500, help_text="Why it is used although its gate did not pass."
+    )
+
+
+class BackfillInput(Input):
+    limit = serializers.IntegerField(required=False, help_text="Photos at most; the default is all.")
+    order = serializers.CharField(
+        required=False, help_text="error (worst first, the default), oldest or random."
+    )
+
+
 class PromotionInput(Input):
     override = serializers.CharField(
         required=False, max_length=500, help_text="Why it goes in use although a gate did not pass."
@@ -323,3 +342,76 @@ class PromotionInput(Input):
     deployment = serializers.IntegerField(
         required=False, help_text="The one in use, as you saw it; 409 when it is live no longer."
     )
+
+
+class EvaluationInput(Input):
+    against = serializers.CharField(
+        required=False, help_text="The version to compare with; the default is the one in use."
+    )
+    set = serializers.CharField(required=False, help_text="The queries of this evaluation set alone.")
+
+
+class MatrixCell(Shape):
+    """The change is this cell's minus the first one's, on the same queries; nothing for the first."""
+
+    query_version = serializers.CharField()
+    gallery_state = serializers.ChoiceField(["stored", "corrected", "backfilled", "added_by_candidate"])
+    n = serializers.IntegerField()
+    map = serializers.FloatField(allow_null=True)
+    map_low = serializers.FloatField(allow_null=True)
+    map_high = serializers.FloatField(allow_null=True)
+    recall_at_1 = serializers.FloatField(allow_null=True)
+    recall_at_1_low = serializers.FloatField(allow_null=True)
+    recall_at_1_high = serializers.FloatField(allow_null=True)
+    recall_at_10 = serializers.FloatField(allow_null=True)
+    recall_at_10_low = serializers.FloatField(allow_null=True)
+    recall_at_10_high = serializers.FloatField(allow_null=True)
+    mrr = serializers.FloatField(allow_null=True)
+    mrr_low = serializers.FloatField(allow_null=True)
+    mrr_high = serializers.FloatField(allow_null=True)
+    change = serializers.DictField(allow_null=True)
+
+
+class Gate(Shape):
+    """It fails when the interval of `value` lies above the threshold, and passes when it lies at or below it."""
+
+    name = serializers.CharField()
+    threshold = serializers.FloatField()
+    value = serializers.FloatField(allow_null=True)
+    low = serializers.FloatField(allow_null=True)
+    high = serializers.FloatField(allow_null=True)
+    items = serializers.IntegerField()
+    verdict = serializers.ChoiceField(["pass", "fail", "cannot_tell"])
+
+
+class CategoryChange(Shape):
+    slug = serializers.CharField()
+    path = serializers.CharField()
+    n = serializers.IntegerField()
+    before = serializers.FloatField()
+    after = serializers.FloatField()
+    change = serializers.FloatField()
+    low = serializers.FloatField(allow_null=True, help_text="All categories' intervals hold at once.")
+    high = serializers.FloatField(allow_null=True)
+
+
+class Verdict(Shape):
+    version = serializers.CharField()
+    against = serializers.CharField()
+    seed = serializers.IntegerField()
+    set = serializers.CharField(allow_blank=True)
+    held_out = serializers.CharField(help_text="Which held-out photos were asked.")
+    queries = serializers.IntegerField()
+    state = serializers.ChoiceField(
+        ["stored", "corrected", "backfilled"], help_text="Of the gallery, if this version is put in use."
+    )
+    corrector_digest = serializers.CharField(allow_blank=True)
+    gallery = serializers.DictField()
+    notes = serializers.ListField(child=serializers.CharField())
+    matrix = MatrixCell(many=True)
+    gates = Gate(many=True)
+    flips = serializers.DictField()
+    per_category = CategoryChange(many=True)
+    chain = serializers.DictField(allow_null=True)
+    update_gain = serializers.FloatField(allow_null=True)
+    costs = serializers.DictField()

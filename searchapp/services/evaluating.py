@@ -27,7 +27,7 @@ def evaluation_start(
     Without `against` it is judged beside the version in use; that one beside the version it took the place of. Raises
     Conflict when there is nothing to judge it beside, InvalidInput for an unknown evaluation set.
     """
-    other = against or _beside(version)
+    other = against or compared_with(version)
     if other == version:
         raise Conflict(
             f"{version.name} cannot be judged beside itself; name another version to compare it with."
@@ -64,7 +64,8 @@ def evaluation_run(run: JobRun) -> dict[str, Any]:
     }
 
 
-def _beside(version: ModelVersion) -> ModelVersion:
+def compared_with(version: ModelVersion) -> ModelVersion:
+    """The version in use; for that one, the version it took the place of. Raises Conflict when there was none."""
     live = versions.champion()
     if live.version != version:
         return live.version

@@ -11,19 +11,18 @@ from searchapp.services.held_out_answers import Values
 
 SEED = 0
 DIGITS = 6
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 Items = NDArray[np.int64]  # (Q,): photos of one item are not independent
 
 
 def metrics_row(values: Values, items: Items) -> dict[str, Any]:
-    """n, and each of METRICS with `_low` and `_high`; without a value n alone."""
+    """n, and each of METRICS with `_low` and `_high`; None for all of them without a value."""
     found: dict[str, Any] = {"n": int((~np.isnan(values["map"])).sum())}
-    for name in METRICS if found["n"] else ():
-        interval = clustered_interval(values[name], items, seed=SEED)
-        found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return {
-        name: round(value, DIGITS) if isinstance(value, float) else value for name, value in found.items()
-    }
+    for name in METRICS:
+        told = interval_row(clustered_interval(values[name], items, seed=SEED)) if found["n"] else {}
+        found |= {f"{name}{end}": told.get(part) for end, part in _ENDS.items()}
+    return found
 
 
 def difference_of(own: NDArray[np.float64], other: NDArray[np.float64], items: Items) -> Interval | None:

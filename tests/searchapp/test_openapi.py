@@ -40,8 +40,11 @@ PATHS = {
     "api:feedback": "/api/v1/queries/{query_id}/feedback",
     "api:model-versions": "/api/v1/model-versions",
     "api:model-version-import": "/api/v1/model-versions/import",
+    "api:model-version-evaluate": "/api/v1/model-versions/{version}/evaluate",
     "api:model-version-promote": "/api/v1/model-versions/{version}/promote",
     "api:rollback": "/api/v1/rollback",
+    "api:gallery-correct": "/api/v1/gallery/correct",
+    "api:gallery-backfill": "/api/v1/gallery/backfill",
     "health-live": "/healthz/live",
     "health-ready": "/healthz/ready",
     "metrics": "/metrics",
@@ -228,6 +231,15 @@ def test_examples_of_every_operation_answer_as_described(
     small_shop(data_packs, count=4)
     check(operator, "post", f"{v1}/model-versions", json={"method": "base"})
     candidate()
+    evaluate = f"{v1}/model-versions/{{version}}/evaluate"
+    check(operator, "get", evaluate, path={"version": "1.0"})
+    check(operator, "post", evaluate, path={"version": "9.9"})
+    check(staff, "post", evaluate, path={"version": "2.0"})
+    check(operator, "post", evaluate, path={"version": "2.0"}, json={"set": "nowhere"})
+    check(operator, "post", evaluate, path={"version": "2.0"}, json={"against": "1.0"})
+    check(operator, "get", evaluate, path={"version": "2.0"})
+    jobs.job_run_here(Job.objects.get(kind="evaluate_version"))
+    check(operator, "get", evaluate, path={"version": "2.0"}, query="?against=1.0")
     promote = f"{v1}/model-versions/{{version}}/promote"
     check(operator, "post", f"{v1}/rollback")
     for version in ("1.0", "9.9", "2.0"):
