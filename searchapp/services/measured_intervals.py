@@ -11,17 +11,17 @@ from searchapp.services.held_out_answers import Values
 
 SEED = 0
 DIGITS = 6
-_ENDS = {"": "value", "_low": "low", "_high": "high"}
+ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 Items = NDArray[np.int64]  # (Q,): photos of one item are not independent
 
 
 def metrics_row(values: Values, items: Items) -> dict[str, Any]:
-    """n, and each of METRICS with `_low` and `_high`; None for all of them without a value."""
+    """n, and each of METRICS with `_low` and `_high`; without a value n alone."""
     found: dict[str, Any] = {"n": int((~np.isnan(values["map"])).sum())}
-    for name in METRICS:
-        told = interval_row(clustered_interval(values[name], items, seed=SEED)) if found["n"] else {}
-        found |= {f"{name}{end}": told.get(part) for end, part in _ENDS.items()}
+    for name in METRICS if found["n"] else ():
+        told = interval_row(clustered_interval(values[name], items, seed=SEED))
+        found |= {f"{name}{end}": told[part] for end, part in ENDS.items()}
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ml.evaluation.two_stage import METRICS
 from ml.protocol import Calibration
 from ml.retrieval.columns import EntryColumns
 from searchapp.models import ModelVersion
@@ -18,7 +19,7 @@ from searchapp.services.held_out_answers import (
     gallery_answers,
     queries_encoded,
 )
-from searchapp.services.measured_intervals import Items, change_row, metrics_row
+from searchapp.services.measured_intervals import ENDS, Items, change_row, metrics_row
 from searchapp.services.photo_features import Heard
 from searchapp.services.verdict_galleries import (
     Photos,
@@ -104,10 +105,12 @@ class Matrix:
     def rows(self, items: Items) -> list[dict[str, Any]]:
         """As they are told: METRICS with intervals, and the change against the baseline on the same queries."""
         base = self.baseline.answers.values
+        nothing = {f"{name}{end}": None for name in METRICS for end in ENDS}  # where no query has anything to find
         return [
             {
                 "query_version": cell.query_version,
                 "gallery_state": cell.gallery_state,
+                **nothing,
                 **metrics_row(cell.answers.values, items),
                 "change": None if cell is self.baseline else change_row(cell.answers.values, base, items),
             }
