@@ -46,8 +46,8 @@ def candidate_recipe_with(
     starts: Sequence[Bundle] = (),
     epochs: int | None = None,
     seed: int = 0,
-) -> tuple[Recipe, Bundle | None]:
-    """As `recipe_with`, held to what `parent` stored; and the first of `starts` whose weights it can go on from.
+) -> Recipe:
+    """As `recipe_with`, held to what `parent` stored; longer where it can go on from the weights of none of `starts`.
 
     Raises ValueError also where its codes and embeddings could not be compared with the parent's.
     """
@@ -59,10 +59,12 @@ def candidate_recipe_with(
         return _held(replace(free, seed=seed), config, class_sizes, parent, alignment)
 
     warm = recipe(from_scratch=False)
-    for start in starts:
-        if initial_weights(start, warm) is not None:
-            return warm, start
-    return recipe(from_scratch=True), None
+    return recipe(from_scratch=True) if start_of(warm, starts) is None else warm
+
+
+def start_of(recipe: Recipe, starts: Sequence[Bundle]) -> Bundle | None:
+    """The first whose encoder has the recipe's shape: training goes on from its weights."""
+    return next((start for start in starts if initial_weights(start, recipe) is not None), None)
 
 
 def _held(

@@ -90,7 +90,7 @@ def base_version_register(
     labels: Sequence[str] = (),
     user: AbstractBaseUser | None = None,
 ) -> ModelVersion:
-    """A stored bundle as the next free `M.0`, with its view, in its parent's lineage or a new one; it serves nothing yet.
+    """A stored bundle as the next free `M.0`, with its view, in its parent's lineage or a new one; it serves nothing.
 
     Inside the caller's transaction. Raises IntegrityError when somebody else took the number meanwhile.
     """

@@ -7,11 +7,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from searchapp.exceptions import InvalidInput, SearchAppError
+from searchapp.management.arguments import WRONG_USAGE, scope_read
 from searchapp.models import JobState
 from searchapp.services import deploying, versions
 from searchapp.services.jobs import job_run_here
-
-WRONG_USAGE = 2
 
 
 class Command(BaseCommand):
@@ -58,14 +57,6 @@ class Command(BaseCommand):
             raise CommandError(job.error or f"the job is {job.state}")
         result = job.result or {}
         self.stdout.write(json.dumps(result) if options["json"] else _told(result))
-
-
-def scope_read(text: str) -> dict[str, str]:
-    """`category=fruit` as a scope. Raises InvalidInput when there is no such pair."""
-    kind, separator, name = text.partition("=")
-    if text and not (separator and name):
-        raise InvalidInput(f"scope is {text!r:.60}, allowed: category=… or vertical=…")
-    return {kind.strip(): name.strip()} if text else {}
 
 
 def _told(result: dict[str, Any]) -> str:

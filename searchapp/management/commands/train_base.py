@@ -8,12 +8,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from searchapp.exceptions import InvalidInput, SearchAppError
+from searchapp.management.arguments import WRONG_USAGE, config_read, result_of
 from searchapp.management.following import job_followed
-from searchapp.models import Job, JobState
+from searchapp.models import Job
 from searchapp.services import base_training
 from searchapp.services.jobs import job_run_here
-
-WRONG_USAGE = 2
 
 
 class Command(BaseCommand):
@@ -39,7 +38,7 @@ class Command(BaseCommand):
         try:
             job = base_training.base_training_start(
                 user=None,
-                config=_config(options["config"]),
+                config=config_read(options["config"]),
                 label_fraction=options["label_fraction"],
                 architecture=options["architecture"],
                 from_scratch=options["from_scratch"],
@@ -49,37 +48,14 @@ class Command(BaseCommand):
                 waiting = {"job": str(job.pk), "state": job.state}
                 self.stdout.write(json.dumps(waiting) if options["json"] else f"job {job.pk} is {job.state}")
                 return
-            result = _done(job_followed(job, "training", self.stderr))
+            result = result_of(job_followed(job, "training", self.stderr))
             if result["promotion_job"]:
-                result["promotion"] = _done(job_run_here(Job.objects.get(pk=result["promotion_job"])))
+                result["promotion"] = result_of(job_run_here(Job.objects.get(pk=result["promotion_job"])))
         except InvalidInput as error:
             raise CommandError(error.message, returncode=WRONG_USAGE) from error
         except SearchAppError as error:
             raise CommandError(error.message) from error
         self.stdout.write(json.dumps(result) if options["json"] else _in_words(result))
-
-
-def _config(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInput(
-            f"config: {path} cannot be read: {error}", fields={"config": str(error)}
-        ) from error
-    if not isinstance(values, dict):
-        raise InvalidInput(
-            f"config: {path} holds a {type(values).__name__}, allowed: an object",
-            fields={"config": "allowed: an object"},
-        )
-    return values
-
-
-def _done(job: Job) -> dict[str, Any]:
-    if job.state != JobState.DONE:
-        raise CommandError(f"the job is {job.state}: {job.error or job.message or 'no reason given'}")
-    return dict(job.result or {})
 
 
 def _in_words(result: dict[str, Any]) -> str:
