@@ -55,9 +55,8 @@ def arm_loaded(deployment: Deployment, until: int, beside: Iterable[Arm] = ()) -
         if (other.version, other.corrector_digest) == (version, corrector_digest):
             return replace(other, name=deployment.arm, deployment_id=deployment.pk, portion=portion)
     started = time.monotonic()
-    arm, sequence = _opened(version, corrector_digest)
+    arm, sequence = arm_opened(version, corrector_digest)
     arm = arm_followed(arm, sequence, until)
-    prewarm(arm)
     seconds = time.monotonic() - started
     logger.info("%s %s loaded: %d entries, %.2f s", deployment.arm, version, len(arm.view), seconds)
     snapshots.snapshot_job_ensure_if_due(version, entries=len(arm.view))
@@ -70,8 +69,7 @@ def arm_tried(version: ModelVersion, corrector_digest: str = "") -> Arm:
     A view that is long to build is left as a snapshot, from which every process has it at once.
     """
     has_snapshot = bool(snapshots.snapshots_of(version))
-    arm, _ = _opened(version, corrector_digest)
-    prewarm(arm)
+    arm, _ = arm_opened(version, corrector_digest)
     if not has_snapshot and len(arm.view) >= snapshots.WORTHWHILE_FROM:
         snapshots.snapshot_write(version)
     return arm
@@ -96,7 +94,7 @@ def arm_followed(arm: Arm, since: int, until: int) -> Arm:
     return replace(arm, view=view, calibrations=_calibrations(arm.version, arm.corrector_digest))
 
 
-def prewarm(arm: Arm) -> None:
+def _prewarm(arm: Arm) -> None:
     """One whole query, so that the first shopper does not pay for it and a broken arm fails before it serves."""
     grey = np.full((1, arm.encoder.input_size, arm.encoder.input_size, 3), 127, np.uint8)
     encoded = arm.encoder.encode(grey)
@@ -106,8 +104,8 @@ def prewarm(arm: Arm) -> None:
         arm.words.encode(["grey"])
 
 
-def _opened(version: ModelVersion, corrector_digest: str) -> tuple[Arm, int]:
-    """From the newest good snapshot, else from rows; with the number of the last change that it holds."""
+def arm_opened(version: ModelVersion, corrector_digest: str) -> tuple[Arm, int]:
+    """From the newest good snapshot, else from rows, after one query; and the number of the last change it holds."""
     bundle = versions.bundle_of(version)
     loaded = snapshots.view_loaded(version)
     if loaded is None:
@@ -124,6 +122,7 @@ def _opened(version: ModelVersion, corrector_digest: str) -> tuple[Arm, int]:
         words=bundle.text_encoder(),
         corrector_digest=corrector_digest,
     )
+    _prewarm(arm)
     return arm, sequence
 
 

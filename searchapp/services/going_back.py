@@ -10,7 +10,8 @@ from django.db.models import Exists, OuterRef, Q
 from searchapp.models import Deployment, GalleryEntry, ItemImage, ModelVersion
 from searchapp.services import versions
 from searchapp.services.deploying import candidate_live, rollback_target
-from searchapp.services.promised import way_back_cell
+from searchapp.services.verdict_matrix import ADDED
+from searchapp.services.verdicts import verdict_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,15 @@ def rollback_outlook() -> RollbackOutlook | None:
         photos=added.count(),
         items=added.values("item").distinct().count(),
         is_readable=is_readable,
-        cell=way_back_cell(leaving.version, target) if is_readable else None,
+        cell=_cell(leaving.version, target) if is_readable else None,
     )
+
+
+def _cell(leaving: ModelVersion, target: ModelVersion) -> Mapping[str, Any] | None:
+    verdict = verdict_of(leaving, target)
+    rows = verdict.report["matrix"] if verdict is not None else ()
+    wanted = (target.name, ADDED)
+    return next((row for row in rows if (row["query_version"], row["gallery_state"]) == wanted), None)
 
 
 def _only_by_what_is_left(leaving: ModelVersion, target: ModelVersion) -> Any:

@@ -14,14 +14,15 @@ from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict
 from searchapp.failpoints import failpoint
 from searchapp.models import Deployment, GalleryEntry, GalleryView, ModelVersion
-from searchapp.services import arms, catching_up, deploying, encoding, measuring, probing, versions
+from searchapp.services import arms, catching_up, deploying, encoding, measuring, probing, verdicts, versions
+from searchapp.services.announcing import announce
 from searchapp.services.arm_choice import WHOLE
 from searchapp.services.audit import event_record
 from searchapp.services.code_digest import CODE_FIELDS, codes_digest
 from searchapp.services.correctors import corrector_of
 from searchapp.services.jobs import JobRun
 from searchapp.services.pair_calibrating import pairs_calibrate
-from searchapp.services.promised import promised_cell
+from searchapp.services.verdict_gates import gates_now
 
 STEPS = 5
 DEFAULTS: Mapping[str, Any] = {
@@ -67,6 +68,7 @@ def promote_run(run: JobRun) -> dict[str, Any]:
     warming = time.monotonic()
     arm = arms.arm_tried(version, wish["corrector_digest"])
     probe = probing.probe_answers(arm)
+    announce(run, version, wish["corrector_digest"], load_seconds=time.monotonic() - warming)
     prewarm_seconds = time.monotonic() - warming
     failpoint("promote.before_move")
     view, _ = GalleryView.objects.get_or_create(version=version, corrector_digest=wish["corrector_digest"])
@@ -75,7 +77,7 @@ def promote_run(run: JobRun) -> dict[str, Any]:
         view=view,
         reason=wish["override_reason"],
         change_note=wish["change_note"],
-        measured=promised_cell(asked, live.version),
+        measured=_promised(asked, live.version, wish["corrector_digest"]),
     )
     if deploying.is_canary(wish):
         after.arm, after.share, after.scope = Deployment.Arm.CANDIDATE, wish["share"], wish["scope"]
@@ -107,6 +109,7 @@ def rollback_run(run: JobRun) -> dict[str, Any]:
     except (BundleError, OSError) as error:
         wrong = versions.without_folders(str(error), target.version)
         raise Conflict(f"The files of {target.version.name} cannot be used: {wrong}.") from error
+    announce(run, target.version, target.view.corrector_digest, load_seconds=time.monotonic() - warming)
     prewarm_seconds = time.monotonic() - warming
     failpoint("rollback.before_move")
     after = Deployment(
@@ -146,11 +149,7 @@ def _gates(run: JobRun, version: ModelVersion, live: ModelVersion) -> list[dict[
     def heard(done: int, total: int) -> None:
         run.progress(2, STEPS, f"measuring on held-out photos, {done:,} of {total:,}")
 
-    comparison = measuring.versions_compare(version, live, heard=heard)
-    with transaction.atomic():
-        run.guard()
-        measuring.comparison_store(version, live, comparison)
-    return comparison.gates
+    return gates_now(verdicts.verdict_make(version, live, heard=heard, job=run.job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +249,8 @@ def _note(
         "deployment": after.pk,
         "seconds": round(time.monotonic() - since[0], 3),
         "pointer_seconds": round(time.perf_counter() - since[1], 4),
+        "moved_at": round(time.time(), 3),
+        "digest_seconds": round(digest.seconds, 3),
         "gallery_digest_before": digest.value,
     }
     run.save({**run.checkpoint, "moved": result, "newest": digest.newest})
@@ -273,14 +274,29 @@ def _said(run: JobRun) -> dict[str, Any]:
                 after={"gallery_digest": after.value},
             )
             run.save({**run.checkpoint, "checked": True})
-    return {**moved, "gallery_digest_after": after.value, "photos_to_encode": missing}
+    return {
+        **moved,
+        "digest_seconds": round(moved["digest_seconds"] + after.seconds, 3),
+        "gallery_digest_after": after.value,
+        "photos_to_encode": missing,
+    }
+
+
+def _promised(version: ModelVersion, live: ModelVersion, corrector_digest: str) -> dict[str, Any]:
+    """The cell of the newest verdict that holds, if it is of the view that is put in use."""
+    verdict = None if version == live else verdicts.verdict_of(version, live)
+    if verdict is None or verdict.report["corrector_digest"] != corrector_digest:
+        return {}
+    return verdicts.promised_cell(verdict)
 
 
 class _Digest:
     """The digest of every stored code up to the entry `newest` (design 4.2)."""
 
     def __init__(self, newest: int | None = None) -> None:
+        started = time.monotonic()
         latest = GalleryEntry.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
         self.newest = latest if newest is None else newest
         rows = GalleryEntry.objects.filter(pk__lte=self.newest).order_by("image_sha256")
         self.value = codes_digest(rows.values_list(*CODE_FIELDS).iterator(chunk_size=5000))
+        self.seconds = time.monotonic() - started

@@ -18,7 +18,8 @@ from django.db import close_old_connections, connection
 from searchapp.exceptions import Unavailable
 from searchapp.models import Deployment
 from searchapp.services import versions
-from searchapp.services.arms import Arm, arm_followed, arm_loaded
+from searchapp.services.announcing import announced
+from searchapp.services.arms import UNDEPLOYED, Arm, arm_followed, arm_loaded, arm_opened
 from searchapp.services.gallery_views import counter_value
 from searchapp.services.search_options import SearchOptions
 
@@ -64,6 +65,7 @@ class _Follower:
         self.starting = threading.Lock()
         self.thread: threading.Thread | None = None
         self.stopping = threading.Event()
+        self.prepared: tuple[Arm, int] | None = None  # for a move that was announced, at that change
         self.resting: dict[int, float] = {}  # candidates that could not be loaded, and when to try again
 
 
@@ -148,9 +150,22 @@ def follow_once() -> GalleryReference:
         return after
 
 
+def prepare() -> None:
+    """Load what an announced move will put in use beside what serves, so that following it takes no time."""
+    told = announced()
+    if told is None:
+        _follower.prepared = None
+        return
+    seen = [] if _follower.reference is None else [*_follower.reference.arms]
+    if _follower.prepared is not None:
+        seen.append(_follower.prepared[0])
+    if told not in [(arm.version, arm.corrector_digest) for arm in seen]:
+        _follower.prepared = arm_opened(*told)
+
+
 def forget() -> None:
     """Drop the reference: the next question loads it afresh."""
-    _follower.reference = None
+    _follower.reference = _follower.prepared = None
 
 
 def _live_deployments() -> list[Deployment]:
@@ -171,8 +186,8 @@ def _ids(reference: GalleryReference) -> list[int]:
 
 def _loaded(live: list[Deployment], before: GalleryReference | None, counter: int) -> GalleryReference:
     """A reference for these deployments; arms that stay are carried over, new ones are loaded and tried beside them."""
-    known = _followed(before, counter).arms if before else ()
-    kept = {arm.deployment_id: arm for arm in known}
+    known = [*(_followed(before, counter).arms if before else ()), *_prepared(counter)]
+    kept = {arm.deployment_id: arm for arm in known if arm.deployment_id != UNDEPLOYED}
     arms = [kept.get(row.pk) or _arm_loaded(row, counter, known) for row in live]
     return GalleryReference(tuple(arm for arm in arms if arm is not None), counter)
 
@@ -187,6 +202,13 @@ def _arm_loaded(deployment: Deployment, counter: int, known: Sequence[Arm]) -> A
         logger.exception("%s cannot be used; the champion answers alone", deployment)
         _follower.resting[deployment.pk] = time.monotonic() + CANDIDATE_RETRY_SECONDS
         return None
+
+
+def _prepared(counter: int) -> list[Arm]:
+    if _follower.prepared is None or _follower.prepared[1] > counter:
+        return []
+    arm, sequence = _follower.prepared
+    return [arm_followed(arm, sequence, counter)]
 
 
 def _followed(before: GalleryReference, counter: int) -> GalleryReference:
@@ -210,6 +232,7 @@ def _follow_quietly() -> float:
     """Follow once; returns how long to wait before the next time. On failure the old reference goes on answering."""
     try:
         follow_once()
+        prepare()
     except Exception as error:  # noqa: BLE001  whatever it was, the thread must come back and try again
         logger.warning("the gallery could not be followed: %s", error)
         connection.close()

@@ -275,7 +275,7 @@ def test_all_queries_end_the_trial_and_the_loaded_arm_takes_over(
 
     jobs.job_run_here(deploying.version_promote(version=second, user=None))
 
-    monkeypatch.setattr(arms, "_opened", None)  # loading it again now would fail
+    monkeypatch.setattr(arms, "arm_opened", None)  # loading it again now would fail
     champion = serving.follow_once().champion
     assert (champion.name, champion.version, champion.portion) == ("champion", second, None)
     assert champion.view is arm.view
@@ -543,7 +543,7 @@ def test_a_deployment_keeps_the_cell_that_its_verdict_promised(second: ModelVers
     held_out = held_out_fingerprint(held_out_queries())
     Verdict.objects.create(
         version=second, against=versions.champion().version, held_out=held_out,
-        report={"state": "stored", "matrix": cells, "gates": [], "flips": {"queries": 40}},
+        report={"state": "stored", "corrector_digest": "", "held_out": held_out, "matrix": cells, "gates": [], "flips": {"queries": 40}},
     )  # fmt: skip
 
     live = tried(second, share=30)
