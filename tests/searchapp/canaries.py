@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from django.utils import timezone
+from numpy.typing import NDArray
 
 from ml.protocol import Encoded, Encoder
 from searchapp.models import Click, Deployment, Feedback, GalleryView, Query
@@ -35,10 +36,14 @@ class BrokenEncoder:
     """Raises what no code expects."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.input_size = encoder.input_size
+        self.input_size, self.code_bits, self.dimension = (
+            encoder.input_size,
+            encoder.code_bits,
+            encoder.dimension,
+        )
 
-    def encode(self, images: Any) -> Encoded:
-        raise RuntimeError("the graph has no input of that name")
+    def encode(self, images: NDArray[np.uint8]) -> Encoded:
+        raise RuntimeError(f"the graph has no input of that name for {len(images)} photos")
 
 
 def break_arm(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

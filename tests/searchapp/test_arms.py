@@ -1,7 +1,7 @@
 """Candidates beside the champion as a search meets them: faults cost no shopper an answer, shadows are never shown."""
 
 import time
-from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from django.test import Client
@@ -14,12 +14,12 @@ from searchapp.services import query_log, search, serving, shadowing
 from tests.searchapp.canaries import break_arm, canary
 from tests.searchapp.galleries import shop
 
-pytestmark = [pytest.mark.django_db, pytest.mark.database]
+pytestmark = [pytest.mark.django_db, pytest.mark.database, pytest.mark.usefixtures("data_dir")]
 
 
 class TestFaults:
     def test_when_the_candidate_fails_the_champion_answers_and_the_failure_is_counted(
-        self, data_dir: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+        self, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         deployment = canary(photos)
         assert search.search_by_image(data=photos[0]).arm == "candidate"
@@ -36,7 +36,7 @@ class TestFaults:
         assert Query.objects.get(pk=answer.query_id).arm == "champion"
 
     def test_when_the_champion_fails_that_is_counted_and_said(
-        self, data_dir: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+        self, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         shop(photos)
         break_arm(monkeypatch, "champion")
@@ -47,7 +47,7 @@ class TestFaults:
         query_log.flush()
         assert Query.objects.get().is_failed
 
-    def test_a_bad_question_is_no_failure_of_the_arm(self, data_dir: Path, photos: list[bytes]) -> None:
+    def test_a_bad_question_is_no_failure_of_the_arm(self, photos: list[bytes]) -> None:
         canary(photos)
 
         with pytest.raises(BadImage):
@@ -58,9 +58,7 @@ class TestFaults:
 
 
 class TestShadow:
-    def test_it_answers_beside_once_the_answer_stands_and_is_not_shown(
-        self, data_dir: Path, photos: list[bytes]
-    ) -> None:
+    def test_it_answers_beside_once_the_answer_stands_and_is_not_shown(self, photos: list[bytes]) -> None:
         deployment = canary(photos, is_shadow=True, share=0)
 
         answer = search.search_by_image(data=photos[0])
@@ -95,7 +93,7 @@ class TestShadow:
         assert shadowing.agreement(shown, found) == {"overlap": overlap, "is_first_alike": is_first_alike}
 
     def test_one_that_fails_is_noted_and_the_shopper_sees_nothing_of_it(
-        self, data_dir: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+        self, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         canary(photos, is_shadow=True, share=0)
         break_arm(monkeypatch, "candidate")
@@ -109,7 +107,7 @@ class TestShadow:
         assert row.shadow["failed"] == "RuntimeError"
         assert not row.is_failed
 
-    def test_what_finds_no_room_is_dropped_and_counted(self, data_dir: Path, photos: list[bytes]) -> None:
+    def test_what_finds_no_room_is_dropped_and_counted(self, photos: list[bytes]) -> None:
         canary(photos, is_shadow=True, share=0)
         before = shadowing.dropped_count()
 
@@ -120,22 +118,21 @@ class TestShadow:
         assert shadowing.work_off() == shadowing.WAITING
 
     def test_the_explanation_is_not_made_twice(
-        self, data_dir: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+        self, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         canary(photos, is_shadow=True, share=0)
-        explained: list[str] = []
-        real = search._explained
-        monkeypatch.setattr(search, "_explained", lambda *a, **k: explained.append("") or real(*a, **k))
+        explain = Mock(wraps=search._explained)
+        monkeypatch.setattr(search, "_explained", explain)
 
         answer = search.search_by_image(data=photos[0], explain=search.EXPLAIN_BEST)
         shadowing.work_off()
 
         assert answer.explanation is not None
-        assert len(explained) == 1
+        assert explain.call_count == 1
 
     @pytest.mark.django_db(transaction=True)
     def test_a_thread_asks_it_and_no_request_waits(
-        self, data_dir: Path, photos: list[bytes], settings: Settings, monkeypatch: pytest.MonkeyPatch
+        self, photos: list[bytes], settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         canary(photos, is_shadow=True, share=0)
         serving.follow_once()
@@ -157,7 +154,7 @@ class TestShadow:
 
 class TestClicks:
     def test_opening_a_result_is_one_click_however_often(
-        self, data_dir: Path, photos: list[bytes], anonymous: Client
+        self, photos: list[bytes], anonymous: Client
     ) -> None:
         shop(photos)
         answer = search.search_by_item(sku="apple-0")
@@ -174,7 +171,7 @@ class TestClicks:
 
     @pytest.mark.parametrize("query", ["", "?query=", "?query=42", "?query=%00"])
     def test_an_item_that_was_found_otherwise_is_no_click(
-        self, data_dir: Path, photos: list[bytes], anonymous: Client, query: str
+        self, photos: list[bytes], anonymous: Client, query: str
     ) -> None:
         shop(photos)
 
@@ -183,7 +180,7 @@ class TestClicks:
         query_log.flush()
         assert not Click.objects.exists()
 
-    def test_fetching_ahead_is_no_click(self, data_dir: Path, photos: list[bytes], anonymous: Client) -> None:
+    def test_fetching_ahead_is_no_click(self, photos: list[bytes], anonymous: Client) -> None:
         shop(photos)
         address = f"/items/apple-1?query={search.search_by_item(sku='apple-0').query_id}"
 
@@ -194,7 +191,7 @@ class TestClicks:
         assert not Click.objects.exists()
 
     def test_search_engines_are_told_the_address_without_the_answer(
-        self, data_dir: Path, photos: list[bytes], anonymous: Client
+        self, photos: list[bytes], anonymous: Client
     ) -> None:
         shop(photos)
         answer = search.search_by_item(sku="apple-0")
@@ -204,7 +201,7 @@ class TestClicks:
         assert '<link rel="canonical" href="http://testserver/items/apple-1">' in page
 
     def test_a_click_costs_the_request_no_query(
-        self, data_dir: Path, photos: list[bytes], django_assert_num_queries: DjangoAssertNumQueries
+        self, photos: list[bytes], django_assert_num_queries: DjangoAssertNumQueries
     ) -> None:
         shop(photos)
         answer = search.search_by_item(sku="apple-0")

@@ -159,7 +159,7 @@ def test_a_scope_takes_the_queries_whose_filters_lie_inside(
     }
     for name, chosen in filters.items():
         logged(1, champion(), filters=chosen, text=name)
-    if scope == {"category": "fruit"} or scope == {"category": "apple"}:
+    if "category" in scope and inside:
         inside = inside | {"place"}
 
     assert set(in_scope(Query.objects.all(), scope).values_list("text", flat=True)) == inside
