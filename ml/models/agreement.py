@@ -76,7 +76,7 @@ def _program_of(model: onnx.ModelProto) -> bytes:
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     for name in ("producer_name", "producer_version", "doc_string", "metadata_props"):
-        bare.ClearField(name)  # type: ignore[arg-type]
+        bare.ClearField(name)
     bare.graph.ClearField("initializer")
     bare.graph.ClearField("doc_string")
     program: bytes = bare.SerializeToString(deterministic=True)

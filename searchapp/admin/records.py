@@ -24,7 +24,8 @@ class EvaluationQueryAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[EvaluationQuery]:
         """Without those of evaluation sets, which are the operators'."""
-        return super().get_queryset(request).filter(evaluation_set=None)
+        found: QuerySet[EvaluationQuery] = super().get_queryset(request)
+        return found.filter(evaluation_set=None)
 
     @column(description="Photo")
     def photo(self, query: EvaluationQuery) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +77,7 @@ def evaluation_import_run(run: JobRun) -> dict[str, Any]:
     return result
 
 
-def _upload_offered(run: JobRun, source: str, taken: _Taken) -> Iterator[_Offered]:
+def _upload_offered(run: JobRun, source: str, taken: _Taken) -> Generator[_Offered]:
     with _unpacked(run, source) as folder:
         rows = labelled_read(folder)
         if len(rows) > MOST_PHOTOS:
@@ -107,7 +107,7 @@ def _unpacked(run: JobRun, source: str) -> Iterator[Path]:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-def _feedback_offered(taken: _Taken) -> Iterator[_Offered]:
+def _feedback_offered(taken: _Taken) -> Generator[_Offered]:
     waiting = list(feedback_waiting()[:MOST_PHOTOS])
     items = {
         item.sku: item
