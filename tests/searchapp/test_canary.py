@@ -15,12 +15,14 @@ from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import AuditEvent, Deployment, Item, Job, JobState, ModelVersion, Verdict
 from searchapp.services import arms, deploying, encoding, jobs, query_log, search, serving, versions
 from searchapp.services.arm_choice import Portion
+from searchapp.services.going_back import rollback_outlook
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.search_options import SearchOptions
 from tests.searchapp.api_cast import error_of, key_client, operator_make, user_make
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 from tests.searchapp.lineages import descendant, passed
 from tests.searchapp.trainings import candidate
+from tests.searchapp.verdict_reports import report_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 VISITORS = [f"visitor {number}" for number in range(60)]
@@ -528,26 +530,15 @@ def test_over_http_a_key_meets_one_arm_wherever_it_comes_from(
 
 
 def test_a_deployment_keeps_the_cell_that_its_verdict_promised(second: ModelVersion) -> None:
-    cells = [
-        {"query_version": "1.0", "gallery_state": "stored", "map": 0.5, "n": 40, "change": None},
-        {
-            "query_version": "2.0",
-            "gallery_state": "stored",
-            "map": 0.6,
-            "map_low": 0.55,
-            "n": 40,
-            "change": {},
-        },
-        {"query_version": "2.0", "gallery_state": "corrected", "map": 0.7, "n": 40, "change": {}},
-    ]
-    held_out = held_out_fingerprint(held_out_queries())
-    Verdict.objects.create(
-        version=second, against=versions.champion().version, held_out=held_out,
-        report={"state": "stored", "corrector_digest": "", "held_out": held_out, "matrix": cells, "gates": [], "flips": {"queries": 40}},
-    )  # fmt: skip
+    first, held_out = versions.champion().version, held_out_fingerprint(held_out_queries())
+    report = report_of("2.0", "1.0") | {"corrector_digest": "", "held_out": held_out}
+    Verdict.objects.create(version=second, against=first, held_out=held_out, report=report)
 
     live = tried(second, share=30)
 
-    assert live.measured == {
-        "map": 0.6, "map_low": 0.55, "n": 40, "state": "stored", "held_out": held_out,
-    }  # fmt: skip
+    assert (live.measured["map"], live.measured["map_low"], live.measured["n"]) == (0.56, 0.54, 240)
+    assert (live.measured["state"], live.measured["held_out"]) == ("stored", held_out)
+    assert "change" not in live.measured
+    outlook = rollback_outlook()
+    assert outlook is not None
+    assert (outlook.leaving, outlook.target, outlook.photos) == (live, first, 0)
