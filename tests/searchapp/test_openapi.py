@@ -16,10 +16,12 @@ from openapi_spec_validator import validate
 
 from searchapp.access import API, EVERYONE, HEALTH
 from searchapp.models import Job
-from searchapp.services import jobs
+from searchapp.services import jobs, versions
 from tests.searchapp.api_cast import operator_make, photo_file, session_client
 from tests.searchapp.galleries import shop
+from tests.searchapp.stale_shop import put_in_use
 from tests.searchapp.trainings import candidate, small_shop
+from tests.searchapp.turned import turned_version
 
 pytestmark = pytest.mark.django_db
 # Routes that describe the API or say that there is nothing; methods that serve another route's resource.
@@ -246,6 +248,15 @@ def test_examples_of_every_operation_answer_as_described(
         check(operator, "post", promote, path={"version": version}, json={"override": "for the example"})
     jobs.job_run_here(Job.objects.get(kind="promote"))
     check(operator, "post", f"{v1}/rollback")
+    put_in_use(turned_version(versions.champion().version))
+    check(staff, "post", f"{v1}/gallery/correct")
+    check(operator, "post", f"{v1}/gallery/correct", json={"fit_items": 3})
+    check(operator, "post", f"{v1}/gallery/correct", json={"version": "9.9"})
+    check(operator, "post", f"{v1}/gallery/correct", json={"fit_items": 50})
+    check(operator, "post", f"{v1}/gallery/correct", json={"fit_items": 60})
+    check(staff, "post", f"{v1}/gallery/backfill")
+    check(operator, "post", f"{v1}/gallery/backfill", json={"order": "size"})
+    check(operator, "post", f"{v1}/gallery/backfill", json={"limit": 5, "order": "oldest"})
     check(anonymous, "get", "/healthz/live")
     check(anonymous, "get", "/healthz/ready")
     check(staff, "get", "/metrics")
