@@ -31,8 +31,8 @@ GATE_WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "latency": ("takes at least {low} times as long for a query", "may take up to {high} times as long for a query"),
     "rollback_loss": (
-        f"would leave the way back to {{other}} with at least {{low}} less {_MAP} for items added since",
-        f"may leave the way back to {{other}} with up to {{high}} less {_MAP} for items added since",
+        "would leave the way back to {other} with at least {low} less mean average precision for items added since",
+        "may leave the way back to {other} with up to {high} less mean average precision for items added since",
     ),
     "chain_loss": (
         f"loses at least {{low}} {_MAP} against the first version of its encoder",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from ml.artifacts import load_bundle
@@ -23,6 +26,7 @@ from searchapp.models import (
     Job,
     JobState,
     ModelVersion,
+    Verdict,
 )
 from searchapp.services import (
     catalogue,
@@ -39,10 +43,13 @@ from searchapp.services import (
     snapshots,
     versions,
 )
+from searchapp.services.going_back import rollback_outlook
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from tests.searchapp.api_cast import error_of, key_client, operator_make
 from tests.searchapp.galleries import item_with_photos
+from tests.searchapp.lineages import descendant
 from tests.searchapp.trainings import OTHER_BUNDLE, candidate, small_shop
+from tests.searchapp.verdict_reports import report_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 PASSED: dict[str, Any] = {
@@ -295,6 +302,140 @@ def test_a_gate_that_does_not_pass_blocks_until_somebody_says_why(
     job = promoted(version, override_reason="the old one is banned")
     assert job.state == JobState.DONE
     assert AuditEvent.objects.get(action="version.promote").reason == "the old one is banned"
+
+
+def test_every_gate_that_does_not_pass_is_named_with_its_figures(shop_and_photo: bytes) -> None:
+    version = judged(candidate())
+    names = {
+        "flips": ({"value": 0.08, "low": 0.06, "high": 0.1, "threshold": 0.05}, "turns at least 6.0 % of the answers"),
+        "worst_category": ({"verdict": "cannot_tell", "high": 0.2, "threshold": 0.03}, "may lose up to 0.200 of mean"),
+        "latency": ({"value": 2.6, "low": None, "high": None, "threshold": 2.0}, "at least 2.6 times as long"),
+        "rollback_loss": ({"low": 0.07, "threshold": 0.05}, "the way back to 1.0 with at least 0.070 less mean"),
+        "chain_loss": ({"low": 0.04, "threshold": 0.03}, "0.040 of mean average precision against the first"),
+        "blocked_flips": ({"value": 3, "low": 3, "high": 3, "threshold": 0}, "turns 3 answers wrong that an operator"),
+        "new_gate": ({"low": 0.4, "threshold": 0.1}, "loses at least 0.400 by the gate new_gate, allowed: 0.1"),
+    }  # fmt: skip
+    gates = [
+        PASSED,
+        *({**PASSED, "name": name, "verdict": "fail", **gate} for name, (gate, _) in names.items()),
+    ]
+
+    found = obstacles.obstacles_of(version, gates)
+
+    assert [obstacle.gate for obstacle in found] == list(names)
+    assert [words for _, words in names.values() if words not in " ".join(o.message for o in found)] == []
+    with pytest.raises(Conflict) as refused:
+        obstacles.version_check(version, "", gates)
+    assert all(obstacle.message in refused.value.message for obstacle in found)
+    obstacles.version_check(version, "it has to be", gates)
+
+
+def test_the_first_answers_after_a_promotion_are_those_it_was_tried_with(
+    data_dir: Path, data_packs: Path
+) -> None:
+    small_shop(data_packs, classes=3)
+    holding_out.hold_out(list(ItemImage.objects.values_list("item__category__path", flat=True).distinct()))
+    job = promoted(candidate(), override_reason="to see it answer")
+
+    probe = (job.result or {})["probe"]
+
+    assert len(probe) == 3
+    for asked in probe:
+        image = ItemImage.objects.filter(image_sha256=asked["query"]).first()
+        assert image is not None
+        found = search.search_by_image(data=(data_dir / "media" / image.path).read_bytes())
+        assert found.model_version == "2.0"
+        assert [result.sku for result in found.results][: len(asked["skus"])] == asked["skus"] != []
+
+
+def test_a_move_tells_what_took_how_long(shop_and_photo: bytes) -> None:
+    forth = promoted(judged(candidate())).result or {}
+    back = deploying.version_rollback(user=None).result or {}
+
+    for result in (forth, back):
+        assert 0 < result["pointer_seconds"] < 1
+        assert 0 < result["prewarm_seconds"] < result["seconds"]
+        assert result["digest_seconds"] >= 0
+        assert abs(result["moved_at"] - time.time()) < 60
+
+
+def test_the_move_itself_reads_no_row_of_the_gallery(
+    shop_and_photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, move, asked = judged(candidate()), pointer_moves._move, []
+
+    def watched(*arguments: Any) -> None:
+        with CaptureQueriesContext(connection) as seen:
+            move(*arguments)
+        asked.extend(query["sql"] for query in seen)
+
+    monkeypatch.setattr(pointer_moves, "_move", watched)
+    promoted(version)
+    deploying.version_rollback(user=None)
+
+    tables = ("galleryentry", "itemimage", "searchapp_item")
+    assert len(asked) > 5
+    assert [sql for sql in asked if any(table in sql for table in tables)] == []
+
+
+def test_the_log_keeps_who_why_and_the_digests_before_and_after(shop_and_photo: bytes) -> None:
+    user, digest = operator_make(), pointer_moves._Digest().value
+    version = judged(candidate(), verdict="fail", low=0.05)
+    encoded = pointer_moves._Digest().value
+
+    jobs.job_run_here(
+        deploying.version_promote(version=version, user=user, override_reason="the old one is banned")
+    )
+
+    moved, checked = AuditEvent.objects.filter(action__in=("version.promote", "gallery.checked")).order_by(
+        "pk"
+    )
+    assert (moved.actor, moved.reason) == (user, "the old one is banned")
+    assert (moved.before["digest"], moved.after["digest"]) == (
+        ModelVersion.objects.get(major=1).digest,
+        version.digest,
+    )
+    assert moved.before["gallery_digest"] == encoded != digest
+    assert checked.before == checked.after == {"gallery_digest": encoded}
+
+
+# --- what going back would mean
+
+
+def test_the_outlook_counts_what_only_the_version_in_use_has_encoded(
+    shop_and_photo: bytes, photos: list[bytes]
+) -> None:
+    assert rollback_outlook() is None
+    first, second = versions.champion().version, judged(descendant())
+    promoted(second)
+    item_with_photos("late", photos[5:7])
+    run_waiting_jobs()
+    held_out = held_out_fingerprint(held_out_queries())
+    report = report_of("2.0", "1.0")
+    Verdict.objects.create(version=second, against=first, held_out=held_out, report=report)
+
+    outlook = rollback_outlook()
+
+    assert outlook is not None
+    assert (outlook.leaving.version, outlook.target, outlook.is_readable) == (second, first, True)
+    assert (outlook.photos, outlook.items) == (2, 1)
+    assert outlook.cell is not None
+    assert (outlook.cell["query_version"], outlook.cell["map"]) == ("1.0", 0.489)
+    assert (deploying.version_rollback(user=None).result or {})["photos_to_encode"] == 0
+    assert "late" in {result.sku for result in search.search_by_image(data=photos[6]).results}
+
+
+def test_of_another_lineage_the_outlook_promises_nothing_but_encoding(
+    shop_and_photo: bytes, photos: list[bytes]
+) -> None:
+    promoted(judged(candidate()))
+    item_with_photos("late", photos[5:6])
+    run_waiting_jobs()
+
+    outlook = rollback_outlook()
+
+    assert outlook is not None
+    assert (outlook.photos, outlook.items, outlook.is_readable, outlook.cell) == (1, 1, False, None)
 
 
 def test_a_version_that_was_never_measured_is_measured_first(data_dir: Path, data_packs: Path) -> None:
