@@ -98,6 +98,7 @@ PAGES: Table = {
     "settings": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "version-import": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "train": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
+    "train-candidate": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "training": {"GET": Role.OPERATOR},
     "training-cancel": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "training-retry": {"POST": Role.OPERATOR},

@@ -62,6 +62,10 @@ class ModelOverview:
     trainings: tuple[Job, ...]  # newest first
     moves: tuple[Job, ...]
     others: tuple[Job, ...]  # newest of each other kind that concerns versions: increments, looks at drift
+    candidate: Deployment | None = None  # the live canary, or the one in the shadow
+    candidates: tuple[
+        VersionFacts, ...
+    ] = ()  # what could be put in use: newer ones, and those that never were
 
     def facts_of(self, version: ModelVersion) -> VersionFacts:
         return next(facts for facts in self.versions if facts.version.pk == version.pk)
@@ -80,18 +84,19 @@ def model_overview() -> ModelOverview:
     entries = dict(GalleryEntry.objects.values_list("producer").order_by().annotate(count=Count("pk")))
     in_use = next((row for row in live if row.arm == Deployment.Arm.CHAMPION), None)
     increments = _increments()
+    facts = tuple(
+        VersionFacts(
+            version=version,
+            serving=tuple(row for row in live if row.version_id == version.pk),
+            entries=entries.get(version.pk, 0),
+            comparable=_comparable(version, versions),
+            evaluations=tuple(version.evaluations.all()),
+            increment=increments.get(version.name),
+        )
+        for version in reversed(versions)
+    )
     return ModelOverview(
-        versions=tuple(
-            VersionFacts(
-                version=version,
-                serving=tuple(row for row in live if row.version_id == version.pk),
-                entries=entries.get(version.pk, 0),
-                comparable=_comparable(version, versions),
-                evaluations=tuple(version.evaluations.all()),
-                increment=increments.get(version.name),
-            )
-            for version in reversed(versions)
-        ),
+        versions=facts,
         in_use=in_use,
         previous=in_use.previous if in_use else None,
         photos=ItemImage.objects.filter(failure="").count(),
@@ -99,7 +104,24 @@ def model_overview() -> ModelOverview:
         trainings=tuple(trainings()),
         moves=tuple(moves()),
         others=tuple(_newest(LEARNING) + _newest(WATCH)),
+        candidate=next((row for row in live if row.arm == Deployment.Arm.CANDIDATE), None),
+        candidates=tuple(_candidates(facts, in_use)),
     )
+
+
+def _candidates(facts: Sequence[VersionFacts], in_use: Deployment | None) -> list[VersionFacts]:
+    """Those that stood behind the one in use are its history, not its future."""
+    if in_use is None:
+        return []
+    now = (in_use.version.major, in_use.version.minor)
+    champions = Deployment.objects.filter(arm=Deployment.Arm.CHAMPION)
+    served = set(champions.order_by().values_list("version", flat=True).distinct())
+    return [
+        one
+        for one in facts
+        if not one.is_in_use
+        and ((one.version.major, one.version.minor) > now or one.version.pk not in served)
+    ]
 
 
 def unlearned(version: ModelVersion, target: ModelVersion) -> list[str]:

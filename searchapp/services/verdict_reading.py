@@ -1,9 +1,9 @@
-"""What the verdict page shows beside the report itself: whether it still holds, decisions, the items in its pictures."""
+"""What the verdict page shows beside the report itself: whether it still holds, and whether it is measured again."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from searchapp.models import FlipDecision, Item, ItemImage, Job, JobState, ModelVersion, Verdict
+from searchapp.models import Item, Job, JobState, ModelVersion, Verdict
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 
 MEASURING = "evaluate_version"
@@ -18,17 +18,16 @@ class VerdictFacts:
     measuring: Job | None  # a measurement of this version that waits or runs
 
 
-@dataclass(frozen=True, slots=True)
-class PicturedItem:
-    item: Item
-    image: ItemImage | None
-
-
 def verdict_facts(version: ModelVersion, against: ModelVersion) -> VerdictFacts:
     """The newest verdict, still holding or not."""
     newest = Verdict.objects.filter(version=version, against=against).first()
     holds = newest is not None and newest.held_out == held_out_fingerprint(held_out_queries())
     return VerdictFacts(newest, holds, measuring_of(version))
+
+
+def newest_verdict(version: ModelVersion) -> Verdict | None:
+    """Beside whatever other version."""
+    return Verdict.objects.filter(version=version).first()
 
 
 def measuring_of(version: ModelVersion) -> Job | None:
@@ -37,17 +36,12 @@ def measuring_of(version: ModelVersion) -> Job | None:
     return active.filter(payload__version=version.name).select_related("created_by").first()
 
 
-def decisions_of(version: ModelVersion, against: ModelVersion) -> Mapping[str, FlipDecision]:
-    """What operators said of answers that turned wrong, by the photo that asks."""
-    rows = FlipDecision.objects.filter(version=version, against=against).select_related("created_by")
-    return {row.image_sha256: row for row in rows}
+def judged_beside(against: ModelVersion) -> set[int]:
+    """The ids of the versions that have a verdict beside this one, still holding or not."""
+    return set(Verdict.objects.filter(against=against).order_by().values_list("version_id", flat=True))
 
 
-def pictured_items(skus: Iterable[str]) -> Mapping[str, PicturedItem]:
-    """Items by SKU with their first photo, in two queries; one that is gone is left out."""
-    items = {item.sku: item for item in Item.objects.filter(sku__in=set(skus)).select_related("category")}
-    images: dict[int, ItemImage] = {}
-    rows = ItemImage.objects.filter(item__in=[item.pk for item in items.values()], failure="")
-    for image in rows.order_by("item_id", "position", "pk"):
-        images.setdefault(image.item_id, image)
-    return {sku: PicturedItem(item, images.get(item.pk)) for sku, item in items.items()}
+def titles_of(skus: Iterable[str]) -> Mapping[str, str]:
+    """The titles of items by their SKU; one that is gone is left out."""
+    rows = Item.objects.filter(sku__in=set(skus)).values_list("sku", "title")
+    return {sku: title or sku for sku, title in rows}

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from searchapp.services.verdict_gates import LEAST_ITEMS
 from searchapp.views.verdict_cards import Report, change_words
 from searchapp.views.verdict_words import counted, estimate_of, percent, points_between
 
@@ -71,7 +70,7 @@ def _bar(row: Mapping[str, Any], reach: float) -> CategoryBar:
         interval=points_between(change) if change else "",
         sign=sign or "level",
         tone=tone or "cannot_tell",
-        is_small=int(row["n"]) < LEAST_ITEMS,
+        is_small=change is None,
         start=min(middle, end),
         width=round(max(1.0, abs(end - middle)), 1),
         low=placed(change.low) if change else end,

@@ -8,8 +8,7 @@ from django.conf import settings
 
 from searchapp.addresses import item_url
 from searchapp.models import FlipDecision, thumbnail_path
-from searchapp.services.verdict_reading import PicturedItem
-from searchapp.views.cards import Photo, thumbnail_of
+from searchapp.views.cards import Photo
 from searchapp.views.verdict_cards import Report
 from searchapp.views.verdict_words import counted, estimate_of, percent, percent_between
 
@@ -66,6 +65,7 @@ class Flips:
     more: int
     categories: tuple[str, ...]
     category: str
+    shows_all: bool
 
     @property
     def is_negative(self) -> bool:
@@ -86,7 +86,7 @@ def flips_of(
     report: Report,
     kind: str,
     category: str,
-    items: Mapping[str, PicturedItem],
+    titles: Mapping[str, str],
     decisions: Mapping[str, FlipDecision],
     *,
     shows_all: bool = False,
@@ -104,10 +104,11 @@ def flips_of(
         rate=percent(rate.value) if rate else "",
         interval=percent_between(rate) if rate else "",
         words=_words(counts),
-        cards=tuple(_card(row, kind, items, decisions.get(row["query"])) for row in shown),
+        cards=tuple(_card(row, kind, titles, decisions.get(row["query"])) for row in shown),
         more=len(asked) - len(shown),
         categories=tuple(sorted({row["category"] for row in examples})),
         category=category,
+        shows_all=shows_all,
     )
 
 
@@ -120,27 +121,30 @@ def _words(counts: Mapping[str, Any]) -> str:
 
 
 def _card(
-    row: Mapping[str, Any], kind: str, items: Mapping[str, PicturedItem], decision: FlipDecision | None
+    row: Mapping[str, Any], kind: str, titles: Mapping[str, str], decision: FlipDecision | None
 ) -> FlipCard:
     leaf = str(row["category"]).rsplit(" > ", 1)[-1]
     return FlipCard(
         sha256=str(row["query"]),
-        photo=Photo(f"{settings.MEDIA_URL}{thumbnail_path(row['query'])}", f"The photo that asks, of {leaf}"),
+        photo=_photo(row["query"], f"The photo that asks, of {leaf}"),
         category=str(row["category"]),
-        before=_answer(row.get("before"), items, is_right=kind == NEGATIVE),
-        after=_answer(row.get("after"), items, is_right=kind == POSITIVE),
+        before=_answer(row, "before", titles, is_right=kind == NEGATIVE),
+        after=_answer(row, "after", titles, is_right=kind == POSITIVE),
         said=_said(decision) if decision else None,
     )
 
 
-def _answer(sku: str | None, items: Mapping[str, PicturedItem], *, is_right: bool) -> Answer:
-    found = items.get(sku or "")
-    if found is None:
-        return Answer(
-            Photo("", "Not in the catalogue any more" if sku else "No answer"), sku or "", "", is_right
-        )
-    title = found.item.title or found.item.sku
-    return Answer(thumbnail_of(found.image, found.item), title, item_url(found.item.sku), is_right)
+def _answer(row: Mapping[str, Any], side: str, titles: Mapping[str, str], *, is_right: bool) -> Answer:
+    """The photo that stood first, as the report names it; its item may be gone since."""
+    sku, path = str(row.get(side) or ""), str(row.get(f"{side}_path") or "")
+    if sku not in titles or not path:
+        return Answer(Photo("", "Not in the catalogue any more" if sku else "No answer"), sku, "", is_right)
+    sha256 = path.rsplit("/", 1)[-1].split(".", 1)[0]
+    return Answer(_photo(sha256, titles[sku]), titles[sku], item_url(sku), is_right)
+
+
+def _photo(sha256: str, alt: str) -> Photo:
+    return Photo(f"{settings.MEDIA_URL}{thumbnail_path(sha256)}", alt)
 
 
 def _said(decision: FlipDecision) -> Said:

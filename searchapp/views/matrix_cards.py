@@ -28,6 +28,7 @@ COLUMNS = {
         "Each item in turn is encoded by the newer version, all others are as stored.",
     ),
 }
+NOW, SERVING, WAY_BACK = "answers now", "answers if put in use", "going back"
 GATE_OF = {"map_loss": "serving", "rollback_loss": "rollback"}
 
 
@@ -41,6 +42,8 @@ class Cell:
     tone: str
     mark: str  # why this cell matters, in words; "" for the others
     is_blocking: bool
+    is_now: bool  # what answers now
+    is_serving: bool  # what would answer if the version were put in use
     photos: str
     others: tuple[tuple[str, str, str], ...]  # the other measures: name, value, interval
 
@@ -81,9 +84,9 @@ def matrix_of(report: Report, metric: str = "map") -> Matrix:
         if cell is None:
             return None
         going_back = version == report["against"] and state == "added_by_candidate"
-        mark = "answers if put in use" if cell is serving else "going back" if going_back else ""
+        mark = SERVING if cell is serving else WAY_BACK if going_back else ""
         if version == report["against"] and state == "stored":
-            mark = "answers now"
+            mark = NOW
         blocks = (cell is serving and "serving" in blocked) or (going_back and "rollback" in blocked)
         return _cell(cell, chosen, mark, is_blocking=blocks)
 
@@ -113,6 +116,8 @@ def _cell(cell: Mapping[str, Any], metric: str, mark: str, *, is_blocking: bool)
         tone=tone,
         mark=mark,
         is_blocking=is_blocking,
+        is_now=mark == NOW,
+        is_serving=mark == SERVING,
         photos=counted(int(cell.get("n", 0)), "held-out photo"),
         others=tuple(
             (name, percent(other.value), percent_between(other))

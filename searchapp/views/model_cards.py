@@ -17,6 +17,9 @@ METHOD_WORDS = {
     "compact": "compact metric model",
     "distillation": "compact metric model, taught by a larger one",
     "twin-bottleneck": "twin-bottleneck hashing",
+    "ndpp": "neighbour-driven prototype perturbation (NDPP)",
+    "odpp": "optimisation-driven prototype perturbation (ODPP)",
+    "bct": "backward-compatible prototypes (BCT)",
     "lifelong": "increment: new categories learned, stored codes kept",
 }
 METRIC_WORDS = {

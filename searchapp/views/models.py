@@ -12,21 +12,28 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from searchapp.exceptions import SearchAppError
 from searchapp.models import Job, JobState
-from searchapp.services import deploying, drift_watch, savings
+from searchapp.services import canary_stats, deploying, drift_watch, savings, verdict_reading, verdicts
 from searchapp.services.database_clock import database_now
+from searchapp.services.deployment_history import history
 from searchapp.services.model_overview import (
     ModelOverview,
     VersionFacts,
     model_overview,
     photos_out_of_reach,
+    standing_of,
     unlearned,
 )
+from searchapp.views.dashboard_cards import candidate_cards, chosen_of, live_words, verdict_card
 from searchapp.views.drift_cards import drift_card
+from searchapp.views.history_cards import history_card
 from searchapp.views.increment_cards import increment_card, names_listed
 from searchapp.views.jobs import JobRow, row_of, staff_of
-from searchapp.views.model_cards import card_of, gallery_bar, proof_of
+from searchapp.views.model_cards import VersionCard, card_of, gallery_bar, proof_of
+from searchapp.views.strip_cards import strip_card
+from searchapp.views.verdicts import Pair
 
 FAILURE_SHOWN = timedelta(days=1)
+HISTORY_SHOWN = 8
 
 
 def model_list(request: HttpRequest) -> HttpResponse:
@@ -37,22 +44,48 @@ def model_list(request: HttpRequest) -> HttpResponse:
         moving = render(request, "models/_work.html", {"work": rows})
         response: HttpResponse = moving if any(row.is_active for row in rows) else HttpResponseClientRefresh()
     else:
-        has_increment = any(facts.increment for facts in overview.versions)
-        rates = savings.rates_here() if has_increment else None
         context = {
             "in_use": overview.in_use,
-            "previous": deploying.rollback_target(),
+            "previous": overview.previous,
+            "live": live_words(canary_stats.live_figures()),
             "drift": drift_card(drift_watch.look_at(overview.in_use.version)) if overview.in_use else None,
-            "cards": [card_of(facts, overview, rates) for facts in overview.versions],
+            "cards": _cards(overview),
             "bar": gallery_bar(overview),
             "proof": proof_of(overview),
             "work": rows,
             "is_live": any(row.is_active for row in rows),
             "earlier": _earlier(overview),
+            "strip": strip_card(),
+            "history": [history_card(entry) for entry in history(limit=HISTORY_SHOWN)],
+            **_story(overview, request.GET.get("candidate", "")),
         }
         response = render(request, "models/list.html", context)
     patch_vary_headers(response, ["HX-Request"])
     return response
+
+
+def _cards(overview: ModelOverview) -> list[VersionCard]:
+    has_increment = any(facts.increment for facts in overview.versions)
+    rates = savings.rates_here() if has_increment else None
+    return [card_of(facts, overview, rates) for facts in overview.versions]
+
+
+def _story(overview: ModelOverview, name: str) -> dict[str, object]:
+    """The candidates, and the verdict of the one that is looked at."""
+    chosen = chosen_of(overview, name)
+    if overview.in_use is None or chosen is None:
+        return {"candidates": []}
+    in_use = overview.in_use.version
+    found = verdict_reading.verdict_facts(chosen.version, in_use)
+    report = verdicts.report_of(found.verdict) if found.verdict else {}
+    return {
+        "candidates": candidate_cards(overview, verdict_reading.judged_beside(in_use), chosen),
+        "chosen": card_of(chosen, overview),
+        "facts": found,
+        "measuring": row_of(found.measuring, database_now()) if found.measuring else None,
+        "verdict": verdict_card(chosen.version, in_use, found.verdict, report),
+        "pair": Pair(chosen.version, in_use, standing_of(chosen.version)),
+    }
 
 
 def drift_look(request: HttpRequest) -> HttpResponse:

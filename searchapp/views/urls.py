@@ -6,6 +6,7 @@ from django.urls import URLPattern, URLResolver, path
 from searchapp.views import (
     audit,
     browse,
+    candidates,
     duplicates,
     evaluation_sets,
     explain,
@@ -63,6 +64,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("ops/gallery/pause", gallery.gallery_pause, name="gallery-pause"),
     path("ops/gallery/resume", gallery.gallery_resume, name="gallery-resume"),
     path("ops/train", training.train, name="train"),
+    path("ops/candidates/train", candidates.train_candidate, name="train-candidate"),
     path("ops/train/<uuid:job_id>/", training.training, name="training"),
     path("ops/train/<uuid:job_id>/cancel", training.training_cancel, name="training-cancel"),
     path("ops/train/<uuid:job_id>/retry", training.training_retry, name="training-retry"),

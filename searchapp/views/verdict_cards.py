@@ -253,7 +253,7 @@ def _value_words(kind: str, measured: Estimate | None, value: object) -> tuple[s
         return f"{value:.2f} times", between
     if kind == "share":
         return percent(value), percent_between(measured) if measured else ""
-    return points(-value), points_between(measured.turned()) if measured else ""
+    return f"{points(-value)} points", points_between(measured.turned()) if measured else ""
 
 
 def _plot(kind: str, measured: Estimate | None, limit: float) -> Plot | None:

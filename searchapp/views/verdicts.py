@@ -1,20 +1,22 @@
 """The verdict of a version beside another: the page, measuring it again, and what operators say of single answers."""
 
 from dataclasses import dataclass
+from urllib.parse import quote, urlencode
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
+from django.urls import reverse
 
-from searchapp.exceptions import IncompatibleVersion
+from searchapp.exceptions import IncompatibleVersion, SearchAppError
 from searchapp.models import ModelVersion, Verdict
-from searchapp.services import verdict_reading, versions
+from searchapp.services import verdict_flips, verdict_reading, verdicts, versions
 from searchapp.services.database_clock import database_now
 from searchapp.services.model_overview import Standing, standing_of
-from searchapp.services.verdict_gates import gates_now
 from searchapp.views.category_bars import category_bars
 from searchapp.views.cost_cards import costs_of
 from searchapp.views.flip_cards import NEGATIVE, POSITIVE, Flips, examples_of, flips_of, skus_in
-from searchapp.views.jobs import row_of
+from searchapp.views.jobs import row_of, staff_of
 from searchapp.views.matrix_cards import METRICS, matrix_of
 from searchapp.views.verdict_cards import Report, gate_rows, sentence_of
 
@@ -49,7 +51,7 @@ def verdict(request: HttpRequest, version: str) -> HttpResponse:
 def _report_context(
     request: HttpRequest, version: ModelVersion, against: ModelVersion, found: Verdict
 ) -> dict[str, object]:
-    report = {**found.report, "gates": gates_now(found)}  # by the limits of now, not those of then
+    report = verdicts.report_of(found)
     return {
         "report": report,
         "sentence": sentence_of(report),
@@ -68,8 +70,8 @@ def _flips(request: HttpRequest, version: ModelVersion, against: ModelVersion, r
         report,
         kind,
         request.GET.get("category", ""),
-        verdict_reading.pictured_items(skus_in(examples_of(report, kind))),
-        verdict_reading.decisions_of(version, against),
+        verdict_reading.titles_of(skus_in(examples_of(report, kind))),
+        verdict_flips.decisions_of(version, against),
         shows_all="all" in request.GET,
     )
 
@@ -98,6 +100,22 @@ def measure(request: HttpRequest, version: str) -> HttpResponse:
 
 
 def flip_decide(request: HttpRequest, version: str) -> HttpResponse:
-    """POST /ops/versions/<v>/flips."""
-    _pair(request, version)
-    raise Http404
+    """POST /ops/versions/<v>/flips: an answer that turned wrong is accepted, or blocks, or nothing is said of it."""
+    pair = _pair(request, version)
+    if pair.against is None:
+        raise Http404
+    sha256 = request.POST.get("query", "")[:64]
+    try:
+        verdict_flips.flip_decide(
+            version=pair.version,
+            against=pair.against,
+            image_sha256=sha256,
+            decision=request.POST.get("decision") or None,
+            user=staff_of(request),
+            reason=request.POST.get("reason", ""),
+        )
+    except SearchAppError as error:
+        messages.error(request, error.message)
+    shown = {name: request.POST[name] for name in ("against", "category", "all") if request.POST.get(name)}
+    address = reverse("model-verdict", args=[version])
+    return HttpResponseRedirect(f"{address}?{urlencode(shown)}#flip-{quote(sha256[:16])}")

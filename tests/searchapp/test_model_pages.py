@@ -111,7 +111,7 @@ def test_a_candidate_is_judged_in_words_signs_and_numbers_beside_the_one_in_use(
     new = other_version()
     measured(new, versions.champion().version, change=0.06, verdict="pass")
 
-    page = text_of(operator.get("/ops/"))
+    page = text_of(operator.get("/ops/versions/2.0"))
 
     assert "Ready: 2.0 is better than 1.0 on 1 of 1 measures, worse on none." in page
     assert "Measured on 40 held-out photos" in page
@@ -125,7 +125,7 @@ def test_photos_of_too_few_items_tell_nothing_however_clear_the_interval_looks(
     new = other_version()
     measured(new, versions.champion().version, change=0.06, verdict="cannot_tell", items=3)
 
-    page = text_of(operator.get("/ops/"))
+    page = text_of(operator.get("/ops/versions/2.0"))
 
     assert "Cannot tell yet: 2.0 is neither better nor worse than 1.0" in page
     assert "+6.0 (+4.0 to +8.0) Cannot tell" in page
@@ -139,7 +139,7 @@ def test_once_the_candidate_is_in_use_the_change_is_told_from_the_other_s_side(
     measured(new, old, change=0.06, verdict="pass")
     Deployment.objects.update(version=new)
 
-    page = text_of(operator.get("/ops/"))
+    page = text_of(operator.get("/ops/versions/1.0"))
 
     assert "1.0 is worse than 2.0 on 1 of 1 measures, better on none." in page
     assert "Mean average precision 50.0 % 56.0 % −6.0 (−8.0 to −4.0) Worse" in page

@@ -41,6 +41,6 @@ def test_a_candidate_that_passes_is_ready_in_one_sentence_that_ends_in_its_butto
     page = page_of(operator)
 
     assert (
-        "Ready: 2.0 is better than 1.0 and passes every gate; 2 categories gain, 1 loses. Put 2.0 in use "
+        "Ready: 2.0 is better than 1.0 and passes every gate; 1 category gains, 1 loses. Put 2.0 in use "
         "Send it a part of the traffic Measure again"
     ) in page
