@@ -5,13 +5,12 @@ A gallery of more than MAX_PHOTOS is judged by a sample of its photos, the same 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.corrector_map import CorrectorMap
 from ml.retrieval.columns import EntryColumns
 from searchapp.models import ItemImage, ModelVersion, stored_path
 from searchapp.services import intake, versions
@@ -112,15 +111,6 @@ def with_entries(
 def entries_by(version: ModelVersion, view: EntryColumns) -> EntryColumns:
     """Those that `version` itself made, with it as the one producer."""
     return view.of_producer(version.name)
-
-
-def corrected(view: EntryColumns, maps: Mapping[str, CorrectorMap]) -> EntryColumns:
-    """`view` with the embeddings of each producer that has a map seen through it."""
-    embeddings = view.embeddings.copy()
-    for name, one in maps.items():
-        rows = np.flatnonzero(_is_by(view, name))
-        embeddings[rows] = one.corrected(view.embeddings[rows])
-    return replace(view, embeddings=embeddings)
 
 
 @dataclass(frozen=True, slots=True)

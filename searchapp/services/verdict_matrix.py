@@ -11,6 +11,7 @@ from ml.protocol import Calibration
 from ml.retrieval.columns import EntryColumns
 from searchapp.models import ModelVersion
 from searchapp.services import correctors, versions
+from searchapp.services.corrected_views import entries_corrected
 from searchapp.services.held_out import HeldOut
 from searchapp.services.held_out_answers import (
     Answers,
@@ -24,7 +25,6 @@ from searchapp.services.photo_features import Heard
 from searchapp.services.verdict_galleries import (
     Photos,
     backfilled,
-    corrected,
     entries_by,
     folds_of,
     stored_view,
@@ -149,7 +149,7 @@ def matrix_of(
     corrected_view = correctors.newest_corrected_view(version.version)
     if corrected_view is not None:
         state, digest = CORRECTED, corrected_view.corrector_digest
-        serving = corrected(version.view, correctors.corrector_of(digest))
+        serving = entries_corrected(version.view, version.version, digest)
         cells.append(cell(version, CORRECTED, serving, digest))
     cells += [cell(version, BACKFILLED, whole), cell(against, BACKFILLED, whole)]
     made = entries_by(version.version, whole)

@@ -10,7 +10,7 @@ from django.db import transaction
 
 from searchapp.exceptions import Conflict
 from searchapp.models import Job, ModelVersion, Verdict
-from searchapp.services import correctors
+from searchapp.services.corrected_views import entries_corrected
 from searchapp.services.gallery_columns import read_entries
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.held_out_answers import queries_encoded
@@ -18,7 +18,7 @@ from searchapp.services.measured_intervals import metrics_row
 from searchapp.services.measuring import Comparison, comparison_store
 from searchapp.services.photo_features import Heard
 from searchapp.services.verdict_costs import costs_now
-from searchapp.services.verdict_galleries import corrected, photos_judged, stored_view
+from searchapp.services.verdict_galleries import photos_judged, stored_view
 from searchapp.services.verdict_gates import MAP_GATE, gates_now
 from searchapp.services.verdict_matrix import CORRECTED, STORED, Question, Side
 from searchapp.services.verdict_report import report_measured
@@ -90,7 +90,7 @@ def cell_measured(version: ModelVersion, corrector_digest: str = "") -> Report:
     photos = photos_judged(read_entries(version), queries)
     side = Side(version, queries_encoded(version, queries), stored_view(version, photos))
     question = Question(queries, photos)
-    gallery = corrected(side.view, correctors.corrector_of(corrector_digest))
+    gallery = entries_corrected(side.view, version, corrector_digest)
     answers = question.answers(side, gallery, lambda _done, _total: None, corrector_digest=corrector_digest)
     return {
         **metrics_row(answers.values, question.items),
