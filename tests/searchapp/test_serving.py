@@ -15,12 +15,24 @@ from ml.retrieval.columns import EntryFilter
 from ml.retrieval.index import EngineFactory
 from ml.retrieval.view import GalleryView
 from searchapp.exceptions import Unavailable
-from searchapp.models import Deployment, GalleryChange, GalleryCounter, GalleryEntry, ItemImage, ModelVersion
+from searchapp.models import (
+    Deployment,
+    GalleryChange,
+    GalleryCounter,
+    GalleryEntry,
+    ItemImage,
+    Job,
+    JobState,
+    ModelVersion,
+)
 from searchapp.services import arms, catalogue, serving, versions
+from searchapp.services.announcing import announce, announced
 from searchapp.services.gallery import NewEntry, entries_add, gallery_transaction
 from searchapp.services.gallery_columns import read_items
 from searchapp.services.gallery_views import view_rebuilt
+from searchapp.services.jobs import JobRun
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
+from tests.searchapp.lineages import descendant
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
@@ -212,6 +224,51 @@ def test_an_arm_that_cannot_be_loaded_leaves_the_old_reference_in_place(
         serving.follow_once()
 
     assert serving._follower.reference is before
+
+
+def test_a_move_that_was_announced_is_followed_without_loading_anything(
+    data_dir: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop(photos)
+    serving.follow_once()
+    second, live = descendant(), versions.champion()
+    job = Job.objects.create(
+        kind="promote", state=JobState.RUNNING, checkpoint={"announced": [second.pk, ""]}
+    )
+
+    serving.prepare()
+    item_with_photos("late", photos[8:9])
+    encode_missing()
+    monkeypatch.setattr(serving, "arm_opened", None)  # loading anything now would fail
+    monkeypatch.setattr(arms, "arm_opened", None)
+    serving.prepare()
+    Deployment.objects.filter(pk=live.pk).update(ended_at=live.created_at)
+    moved = Deployment.objects.create(version=second, view=second.views.get(), previous=live)
+
+    champion = serving.follow_once().champion
+    assert (champion.version, champion.deployment_id, len(champion.view)) == (second, moved.pk, 7)
+    assert champion.name == "champion"
+    Job.objects.filter(pk=job.pk).update(state=JobState.DONE)
+    serving.prepare()
+    assert serving._follower.prepared is None
+
+
+def test_only_what_takes_long_to_load_is_announced_and_waited_for(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = versions.default_version_ensure()
+    run = JobRun(Job.objects.create(kind="promote", state=JobState.RUNNING, fence=1))
+    slept: list[float] = []
+    clock = iter(range(100))
+    monkeypatch.setattr("searchapp.services.announcing.time.sleep", slept.append)
+    monkeypatch.setattr("searchapp.services.announcing.time.monotonic", lambda: next(clock) / 4)
+
+    announce(run, version, "", load_seconds=0.4)
+    assert (announced(), slept) == (None, [])
+    announce(run, version, "f" * 64, load_seconds=1.0)
+
+    assert announced() == (version, "f" * 64)
+    assert len(slept) >= 2
 
 
 def test_items_read_by_id_are_the_same_as_all_items(data_dir: Path, photos: list[bytes]) -> None:
