@@ -91,8 +91,9 @@ def _probe(told: Mapping[str, Any]) -> str:
     predicted = 1 - told["predicted_error"] / 2
     return (
         f"Entries of {told['producer']}: on photos kept aside for judging, the correction leaves "
-        f"{100 * told['ratio']:.0f} % of the distance to a fresh embedding; half of them come within cosine {told['cosine_median']:.2f}, 95 % "
-        f"within {told['cosine_low']:.2f}. Predicted for all {told['entries']:,}: {predicted:.2f} on average."
+        f"{100 * told['ratio']:.0f} % of the distance to a fresh embedding; half of them come within cosine "
+        f"{told['cosine_median']:.2f}, 95 % within {told['cosine_low']:.2f}. Predicted for all "
+        f"{told['entries']:,}: {predicted:.2f} on average."
     )
 
 

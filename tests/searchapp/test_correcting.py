@@ -11,11 +11,16 @@ from django.core.management import CommandError, call_command
 
 from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict, InvalidInput
-from searchapp.models import AuditEvent, Deployment, GalleryEntry, GalleryView, Job, JobState, ModelVersion
-from searchapp.models import PairCalibration
-from searchapp.services import correcting, correctors, deploying, gallery_dump, jobs, serving, versions
+from searchapp.models import (
+    AuditEvent,
+    Deployment,
+    GalleryView,
+    JobState,
+    ModelVersion,
+    PairCalibration,
+)
+from searchapp.services import correctors, deploying, gallery_dump, jobs, serving, versions
 from searchapp.services.correcting import correction_start, items_to_fit
-from searchapp.services.operator_settings import setting_change
 from tests.searchapp.api_cast import operator_make
 from tests.searchapp.stale_shop import stale_shop
 from tests.searchapp.trainings import candidate, small_shop
@@ -41,14 +46,17 @@ def test_a_correction_that_passes_serves_at_once_and_a_rollback_undoes_it(second
     result = corrected(user=user)
 
     live = versions.champion()
-    assert result["switched"] and (live.version, live.view.corrector_digest) == (second, result["view"])
+    assert result["switched"]
+    assert (live.version, live.view.corrector_digest) == (second, result["view"])
     assert [gate["verdict"] for gate in result["gates"]] == ["pass"]
     assert result["map_after"] > result["map_before"]
     (told,) = result["producers"]
     assert (told["producer"], told["entries"], told["helps"]) == ("1.0", 60, True)
     assert told["error"] < 0.5 * told["staleness"]
-    assert result["fitted_on"] == 60 and result["reencode_seconds"] > 0
-    assert live.measured["state"] == "corrected" and live.measured["map"] == result["map_after"]
+    assert result["fitted_on"] == 60
+    assert result["reencode_seconds"] > 0
+    assert live.measured["state"] == "corrected"
+    assert live.measured["map"] == result["map_after"]
 
     turned = served_embeddings()
     assert (np.abs(turned - raw).max(axis=1) > 0.05).all()
@@ -68,7 +76,9 @@ def served_embeddings() -> np.ndarray[Any, np.dtype[np.float32]]:
     return entries.embeddings[np.argsort(entries.entry_ids)].astype(np.float32)
 
 
-def test_what_is_corrected_is_the_old_entry_as_the_new_encoder_would_have_made_it(second: ModelVersion) -> None:
+def test_what_is_corrected_is_the_old_entry_as_the_new_encoder_would_have_made_it(
+    second: ModelVersion,
+) -> None:
     corrected()
     from searchapp.models import ItemImage
     from searchapp.services.encoding import encode_images
@@ -76,7 +86,9 @@ def test_what_is_corrected_is_the_old_entry_as_the_new_encoder_would_have_made_i
     fresh = np.stack(
         [
             np.frombuffer(entry.embedding, "<f2").astype(np.float32)
-            for entry in encode_images(version=second, image_ids=ItemImage.objects.values_list("pk", flat=True))
+            for entry in encode_images(
+                version=second, image_ids=ItemImage.objects.values_list("pk", flat=True)
+            )
         ]
     )
     cosines = (served_embeddings() * fresh).sum(axis=1)
@@ -100,7 +112,8 @@ def test_a_gate_that_does_not_pass_leaves_nothing_behind_but_its_reason(second: 
     assert not PairCalibration.objects.exclude(corrector_digest="").exists()
     assert not list((correctors._folder()).glob("*"))
     forced = corrected(override_reason="the pictures look right")
-    assert forced["switched"] and "look right" in versions.champion().reason
+    assert forced["switched"]
+    assert "look right" in versions.champion().reason
     assert result["gates"][0]["verdict"] == "cannot_tell"
 
 
@@ -117,11 +130,14 @@ def test_few_entries_are_given_up_and_left_as_they_are(second: ModelVersion, mon
     monkeypatch.setattr("searchapp.services.correcting_fit.LEAST_PAIRS", 1_000)
     before = versions.champion().pk
     result = corrected()
-    assert result["view"] is None and "too few" in result["producers"][0]["reason"]
+    assert result["view"] is None
+    assert "too few" in result["producers"][0]["reason"]
     assert versions.champion().pk == before
 
 
-def test_a_candidate_gets_a_view_for_its_promotion_and_nothing_moves(data_dir: Path, data_packs: Path) -> None:
+def test_a_candidate_gets_a_view_for_its_promotion_and_nothing_moves(
+    data_dir: Path, data_packs: Path
+) -> None:
     version = stale_shop(data_packs, in_use=False)
     before = versions.champion().pk
 
@@ -164,7 +180,8 @@ def test_the_same_correction_twice_is_one_and_changes_nothing_more(second: Model
     jobs.job_run_here(first)
     deployments = Deployment.objects.count()
     again = corrected()
-    assert again["view"] is None and "by these very maps" in again["reason"]
+    assert again["view"] is None
+    assert "by these very maps" in again["reason"]
     assert Deployment.objects.count() == deployments
 
 
