@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from searchapp.models import Feedback, JobState, SearchState, Vertical
+from searchapp.services.candidate_training import METHODS as CANDIDATE_METHODS
 
 Shape = serializers.Serializer[Any]
 
@@ -278,20 +279,57 @@ class VersionList(Shape):
 
 
 class TrainingInput(Input):
-    method = serializers.ChoiceField(["base"], help_text="base: from the catalogue's own photos.")
+    BASE, BASE_ONLY, CANDIDATE_ONLY = (
+        ("base", "twin-bottleneck"),
+        ("label_fraction", "from_scratch", "promote"),
+        ("pilot",),
+    )
+
+    method = serializers.ChoiceField(
+        [*BASE, *CANDIDATE_METHODS],
+        help_text="base, by its other name twin-bottleneck: from the catalogue's own photos. ndpp, odpp, bct: held to "
+        "the stored gallery, so that it finds old entries. independent: free of it, in a lineage of its own.",
+    )
     config = serializers.DictField(required=False, help_text="Values of the training recipe to change.")
     label_fraction = serializers.FloatField(
         required=False, help_text="Share of the photos whose category training may see: above 0, up to 1."
     )
-    architecture = serializers.CharField(required=False, help_text="parity or budget.")
+    architecture = serializers.CharField(
+        required=False,
+        help_text="parity (of a base unless told otherwise), budget (of all else) or residual.",
+    )
+    epochs = serializers.IntegerField(
+        required=False, allow_null=True, help_text="As many as suit the catalogue unless given."
+    )
+    scope = serializers.DictField(
+        required=False, help_text='Photos of {"category": slug} or {"vertical": name} alone.'
+    )
+    seed = serializers.IntegerField(required=False)
+    pilot = serializers.BooleanField(
+        required=False,
+        help_text="A tenth of the training first, which says what to expect. The default is true.",
+    )
     from_scratch = serializers.BooleanField(
         required=False, help_text="Not from the weights of the version in use."
     )
     promote = serializers.BooleanField(required=False, help_text="Put it in use if its gate passes.")
 
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs = super().validate(attrs)
+        is_base = attrs["method"] in self.BASE
+        for name in self.CANDIDATE_ONLY if is_base else self.BASE_ONLY:
+            if name in attrs:
+                allowed = "a candidate" if is_base else "a base version"
+                raise serializers.ValidationError(
+                    {name: f"method is {attrs['method']}; it is for {allowed}."}
+                )
+        return attrs
+
 
 class VersionImportInput(Shape):
-    file = serializers.FileField(help_text="A zip of manifest.json and the safetensors and ONNX files it names.")
+    file = serializers.FileField(
+        help_text="A zip of manifest.json and the safetensors and ONNX files it names."
+    )
 
 
 class RollbackInput(Input):
@@ -303,7 +341,8 @@ class RollbackInput(Input):
 
 class CorrectionInput(Input):
     fit_items = serializers.IntegerField(
-        required=False, help_text="Photos to encode anew for it, 40 to 100000; the default grows with the gallery."
+        required=False,
+        help_text="Photos to encode anew for it, 40 to 100000; the default grows with the gallery.",
     )
     version = serializers.CharField(
         required=False, help_text="A candidate of the same lineage; the default is the version in use."

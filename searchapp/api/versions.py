@@ -9,7 +9,7 @@ from searchapp.api.resources import version_resource
 from searchapp.api.schema import operation
 from searchapp.exceptions import IncompatibleVersion, NotFound
 from searchapp.models import Deployment, ModelVersion
-from searchapp.services import base_training, deploying, versions
+from searchapp.services import base_training, candidate_training, deploying, versions
 
 
 class ModelVersionsView(ApiView):
@@ -33,8 +33,11 @@ class ModelVersionsView(ApiView):
         """The job's `result` has the version, its figures beside those of the version in use, and the gates."""
         asked = documents.TrainingInput(data=request.data)
         asked.is_valid(raise_exception=True)
-        values = {name: value for name, value in asked.validated_data.items() if name != "method"}
-        return accepted(base_training.base_training_start(user=self.person, **values))
+        values = dict(asked.validated_data)
+        if values["method"] in documents.TrainingInput.BASE:
+            del values["method"]
+            return accepted(base_training.base_training_start(user=self.person, **values))
+        return accepted(candidate_training.candidate_start(user=self.person, **values))
 
 
 class PromoteView(ApiView):
