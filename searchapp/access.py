@@ -76,6 +76,7 @@ PAGES: Table = {
     "duplicate-remove": {"GET": Role.STAFF, "POST": Role.STAFF},
     "models": {"GET": Role.OPERATOR},
     "drift-look": {"POST": Role.OPERATOR},
+    "quality-look": {"POST": Role.OPERATOR},
     "model-version": {"GET": Role.OPERATOR},
     "model-verdict": {"GET": Role.OPERATOR},
     "model-measure": {"POST": Role.OPERATOR},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from searchapp.exceptions import Conflict
@@ -23,6 +24,8 @@ from searchapp.models import (
 from searchapp.services import catalogue, holding_out, quality_watch, verdicts, versions
 from searchapp.services.jobs import job_run
 from searchapp.services.operator_settings import setting_change
+from tests.searchapp.api_cast import operator_make
+from tests.searchapp.operating import work_off
 from tests.searchapp.trainings import candidate, small_shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database, pytest.mark.usefixtures("data_dir")]
@@ -301,3 +304,36 @@ def test_a_gallery_without_any_right_answer_is_not_said_to_have_fallen(shop: Mod
     assert result is not None
     assert not result["has_fallen"]
     assert "could not be measured" in result["words"]
+
+
+@pytest.mark.usefixtures("shop")
+class TestPage:
+    def test_it_says_what_was_measured_when_it_is_measured_again_and_why_it_stays(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        olga = Client()
+        olga.force_login(operator_make())
+        assert "Quality: not measured since it was put in use" in olga.get("/ops/").content.decode()
+        promised(versions.champion(), 0.9)
+        cells(monkeypatch, {"1.0": 0.8})
+
+        assert olga.post("/ops/measure").status_code == 302
+        work_off("watch_quality")
+        look()
+        page = olga.get("/ops/").content.decode()
+
+        assert "Quality has fallen under what was promised" in page
+        assert "0.900 was promised, now it is 0.800 (0.780 to 0.820)" in page
+        assert "It stays in use: it does not go back by itself: the setting is off." in page
+        assert "Earlier measurements" in page
+        assert "Measured again on " in page
+
+    def test_without_held_out_photos_the_button_says_so(self) -> None:
+        EvaluationQuery.objects.all().delete()
+        olga = Client()
+        olga.force_login(operator_make())
+
+        page = olga.post("/ops/measure", follow=True).content.decode()
+
+        assert "There are no held-out photos to ask" in page
+        assert not Job.objects.exists()
