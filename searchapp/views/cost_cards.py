@@ -49,8 +49,8 @@ def _rows(costs: Mapping[str, Any], own: str, other: str) -> list[CostRow]:
         rows.append(CostRow("Size", *words, _times(sizes[own], sizes[other]), how))
     times = costs.get("latency_ms", {})
     for key, title in (
-        ("p50", "Time of a query, half are faster"),
-        ("p95", "Time of a query, 19 of 20 are faster"),
+        ("p50", "Time of a query, p50"),
+        ("p95", "Time of a query, p95"),
     ):
         mine, theirs = (times.get(name, {}).get(key) for name in (own, other))
         if isinstance(mine, int | float) and isinstance(theirs, int | float):

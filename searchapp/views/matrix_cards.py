@@ -44,6 +44,7 @@ class Cell:
     is_blocking: bool
     is_now: bool  # what answers now
     is_serving: bool  # what would answer if the version were put in use
+    is_way_back: bool  # how the older version would find what the newer one stored
     photos: str
     others: tuple[tuple[str, str, str], ...]  # the other measures: name, value, interval
 
@@ -118,6 +119,7 @@ def _cell(cell: Mapping[str, Any], metric: str, mark: str, *, is_blocking: bool)
         is_blocking=is_blocking,
         is_now=mark == NOW,
         is_serving=mark == SERVING,
+        is_way_back=mark == WAY_BACK,
         photos=counted(int(cell.get("n", 0)), "held-out photo"),
         others=tuple(
             (name, percent(other.value), percent_between(other))

@@ -10,6 +10,7 @@ from searchapp.services.model_overview import Increment, ModelOverview, VersionF
 from searchapp.services.model_quality import Gate, Judgement, Quality, judgement_of
 from searchapp.services.savings import Rates
 from searchapp.services.verdict_gates import LEAST_ITEMS
+from searchapp.views.history_cards import arm_words
 from searchapp.views.increment_cards import IncrementCard, increment_card
 from searchapp.views.increment_cards import points as _points
 
@@ -82,6 +83,7 @@ class VersionCard:
     version: ModelVersion
     name: str
     is_in_use: bool
+    state: str  # in use, on trial, or not in use
     serves: str
     maker: str
     facts: tuple[tuple[str, str], ...]
@@ -108,6 +110,7 @@ def card_of(facts: VersionFacts, overview: ModelOverview, rates: Rates | None = 
         version=facts.version,
         name=name,
         is_in_use=facts.is_in_use,
+        state="In use" if facts.is_in_use else "On trial" if facts.serving else "Not in use",
         serves=_serves(facts.serving),
         maker=_maker(facts.version),
         facts=_facts(facts, overview),
@@ -183,10 +186,7 @@ def gallery_bar(overview: ModelOverview) -> tuple[Share, ...]:
 
 
 def _serves(serving: Sequence[Deployment]) -> str:
-    if not serving:
-        return "answers no query"
-    is_candidate = serving[0].arm == Deployment.Arm.CANDIDATE
-    return f"answers {serving[0].share} % of queries" if is_candidate else "answers every query"
+    return f"answers {arm_words(serving[0])}" if serving else "answers no query"
 
 
 def _maker(version: ModelVersion) -> str:

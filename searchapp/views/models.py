@@ -1,34 +1,30 @@
-"""Model versions for operators: which one is in use, how good each is, and the two buttons that move the pointer."""
+"""Model versions for operators: which one is in use, how good each is, what may come, and what was."""
 
 from datetime import timedelta
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
-from django.utils.html import format_html
 from django_htmx.http import HttpResponseClientRefresh
 
 from searchapp.exceptions import SearchAppError
-from searchapp.models import Job, JobState
-from searchapp.services import canary_stats, deploying, drift_watch, savings, verdict_reading, verdicts
+from searchapp.models import JobState
+from searchapp.services import canary_stats, drift_watch, savings, verdict_reading, verdicts
 from searchapp.services.database_clock import database_now
 from searchapp.services.deployment_history import history
 from searchapp.services.model_overview import (
     ModelOverview,
-    VersionFacts,
     model_overview,
-    photos_out_of_reach,
     standing_of,
-    unlearned,
 )
 from searchapp.views.dashboard_cards import candidate_cards, chosen_of, live_words, verdict_card
 from searchapp.views.drift_cards import drift_card
 from searchapp.views.history_cards import history_card
-from searchapp.views.increment_cards import increment_card, names_listed
 from searchapp.views.jobs import JobRow, row_of, staff_of
 from searchapp.views.model_cards import VersionCard, card_of, gallery_bar, proof_of
+from searchapp.views.quality import quality_card
 from searchapp.views.strip_cards import strip_card
 from searchapp.views.verdicts import Pair
 
@@ -49,6 +45,7 @@ def model_list(request: HttpRequest) -> HttpResponse:
             "previous": overview.previous,
             "live": live_words(canary_stats.live_figures()),
             "drift": drift_card(drift_watch.look_at(overview.in_use.version)) if overview.in_use else None,
+            "quality": quality_card() if overview.in_use else None,
             "cards": _cards(overview),
             "bar": gallery_bar(overview),
             "proof": proof_of(overview),
@@ -97,94 +94,6 @@ def drift_look(request: HttpRequest) -> HttpResponse:
         except SearchAppError as error:
             messages.error(request, error.message)
     return HttpResponseRedirect(reverse("models"))
-
-
-def model_promote(request: HttpRequest, version: str) -> HttpResponse:
-    """GET: what would change, in measured words. POST: put the version in use."""
-    overview = model_overview()
-    facts = _facts(overview, version)
-    if request.method == "POST":
-        try:
-            reason = request.POST.get("reason", "").strip()[:500]
-            deploying.version_promote(version=facts.version, user=staff_of(request), override_reason=reason)
-            messages.success(request, f"{version} is checked once more, then put in use.")
-            return HttpResponseRedirect(reverse("models"))
-        except SearchAppError as error:
-            return _promote_page(request, overview, facts, error)
-    return _promote_page(request, overview, facts)
-
-
-def model_rollback(request: HttpRequest) -> HttpResponse:
-    """GET: what going back means. POST: go back, unless somebody moved the pointer since the page was made."""
-    if request.method == "POST":
-        try:
-            job = deploying.version_rollback(user=staff_of(request), expected_deployment=_seen(request))
-            _tell_of_going_back(request, job)
-        except SearchAppError as error:
-            messages.error(request, error.message)
-        return HttpResponseRedirect(reverse("models"))
-    overview = model_overview()
-    if overview.in_use is None or overview.previous is None:
-        messages.error(request, "There is no version to go back to: the one in use is the first.")
-        return HttpResponseRedirect(reverse("models"))
-    target = overview.previous.version
-    facts = overview.facts_of(target)
-    context = {
-        "card": card_of(facts, overview),
-        "in_use": overview.in_use.version,
-        "deployment": overview.in_use.pk,
-        "unlearned": names_listed(unlearned(overview.in_use.version, target)),
-    }
-    made = overview.facts_of(overview.in_use.version).increment
-    if made is not None and made.result.get("parent") == target.name:
-        context["undone"] = increment_card(made)
-        context["measured_then"] = (
-            f"Measured when {overview.in_use.version.name} was learned, on held-out photos, their number in brackets: "
-            f"before is {target.name}."
-        )
-    reach = {"photos": overview.photos, "missing": photos_out_of_reach(target)}
-    return render(request, "models/rollback.html", context | reach)
-
-
-def _seen(request: HttpRequest) -> int | None:
-    """The deployment that the page said is left; 0, which none has, for what is not a number."""
-    text = request.POST.get("deployment")
-    if text is None:
-        return None
-    return int(text) if text.isdecimal() and len(text) < 20 else 0
-
-
-def _tell_of_going_back(request: HttpRequest, job: Job) -> None:
-    if job.state == JobState.DONE:
-        messages.success(request, f"{(job.result or {})['serving']} is in use again.")
-        return
-    words = '{} is under way: <a href="{}">see how far it is</a>.'
-    messages.info(request, format_html(words, job.subject, reverse("job", args=[job.pk])))
-
-
-def _promote_page(
-    request: HttpRequest, overview: ModelOverview, facts: VersionFacts, error: SearchAppError | None = None
-) -> HttpResponse:
-    obstacles = deploying.obstacles_of(facts.version)
-    context = {
-        "card": card_of(facts, overview),
-        "photos": overview.photos,
-        "missing": photos_out_of_reach(facts.version),
-        "in_use": overview.in_use.version if overview.in_use else None,
-        "obstacles": obstacles,
-        "is_blocked": any(not obstacle.can_override for obstacle in obstacles),
-        "needs_reason": bool(obstacles),
-        "reason": request.POST.get("reason", ""),
-        "error": error.message if error else "",
-    }
-    return render(request, "models/promote.html", context, status=error.status if error else 200)
-
-
-def _facts(overview: ModelOverview, name: str) -> VersionFacts:
-    found = next((facts for facts in overview.versions if facts.version.name == name), None)
-    if found is None:
-        raise Http404
-    return found
 
 
 def _work(overview: ModelOverview) -> list[JobRow]:

@@ -72,8 +72,8 @@ def _rows(strip: Strip) -> tuple[StripRow, ...]:
             ("Said to be wrong", lambda arm: f"{arm.wrong:,}"),
         ]
     count += [
-        ("Half are faster than", lambda arm: _time(arm.p50_ms)),
-        ("19 of 20 are faster than", lambda arm: _time(arm.p95_ms)),
+        ("Time, p50", lambda arm: _time(arm.p50_ms)),
+        ("Time, p95", lambda arm: _time(arm.p95_ms)),
         ("Errors", lambda arm: _shared(arm.errors, arm.error_share)),
     ]
     return tuple(StripRow(title, of(strip.champion), of(strip.candidate)) for title, of in count)
