@@ -31,7 +31,7 @@ from searchapp.models.model_version import (
     EvaluationSet,
     ModelVersion,
 )
-from searchapp.models.query_log import Click, Feedback, Query
+from searchapp.models.query_log import Click, Feedback, Query, QuerySum
 from searchapp.models.upgrade import FlipDecision, OperatorSetting, PairCalibration, Verdict
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "PhotoFeature",
     "Provenance",
     "Query",
+    "QuerySum",
     "SearchState",
     "Tag",
     "Verdict",

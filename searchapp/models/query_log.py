@@ -44,6 +44,24 @@ class Click(models.Model):
         return f"{self.sku} opened"
 
 
+class QuerySum(models.Model):
+    """What the photos asked in one hour came to together, by version. No single photo's embedding is kept anywhere."""
+
+    version = models.CharField(max_length=20)
+    hour = models.DateTimeField()
+    count = models.PositiveIntegerField()
+    total = models.JSONField(help_text="the sum of their embeddings")
+    best = models.FloatField(help_text="the sum of their best scores")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["version", "hour"], name="one_sum_per_version_and_hour")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.count} photos asked of {self.version}"
+
+
 class Feedback(models.Model):
     class Verdict(models.TextChoices):
         RIGHT = "right", "This is it"

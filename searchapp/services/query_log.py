@@ -22,7 +22,7 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from searchapp.exceptions import InvalidInput, NotFound
 from searchapp.models import Click, Feedback, Item, Query
-from searchapp.services import intake
+from searchapp.services import intake, query_drift
 from searchapp.services.database_clock import database_now
 from searchapp.services.media import no_space_as_error
 from searchapp.services.search_answers import SearchAnswer
@@ -147,6 +147,7 @@ def flush() -> int:
             _write(list(batch.values()))
             _buffer.written(batch)
             written += len(batch)
+        query_drift.sums_write()
     return written
 
 

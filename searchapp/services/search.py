@@ -19,7 +19,7 @@ from ml.retrieval.scoring import Hit
 from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import IncompatibleVersion, InvalidInput, NotFound
 from searchapp.models import Item
-from searchapp.services import intake, serving, text_search, versions, word_search
+from searchapp.services import intake, query_drift, serving, text_search, versions, word_search
 from searchapp.services.answering import Asked, Found, answered
 from searchapp.services.explaining import explained
 from searchapp.services.explanations import Explanation
@@ -66,6 +66,9 @@ def search_by_image(
             results = _refined(arm, clock, photo.vectors, scope, words)
         else:
             results = _found(arm, clock, [photo.vectors], options.k, scope.entry_filter())
+            query_drift.photo_note(
+                arm.version.name, photo.vectors.embedding, results[0].score if results else 0.0
+            )
         if explain is None:
             return Found(results)
         return Found(results, _explained(arm, clock, photo, results, explain, is_cropped=crop is not None))

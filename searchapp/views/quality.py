@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from searchapp.exceptions import SearchAppError
-from searchapp.services import quality_watch
+from searchapp.services import quality_watch, query_drift, versions
 from searchapp.services.quality_watch import Look, Point
 from searchapp.views.jobs import staff_of
 
@@ -16,10 +16,12 @@ SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class QualityCard:
-    """line: what was measured, in words. rows: earlier measurements, newest first."""
+    """line: what was measured, in words; queries: whether people ask with other photos. rows: earlier measurements,
+    newest first."""
 
     title: str
     line: str
+    queries: str
     went_back: str
     rows: tuple[Point, ...]
     look: Look
@@ -34,6 +36,7 @@ def quality_card() -> QualityCard:
     return QualityCard(
         title=_title(look),
         line=str(look.result.get("words", "")),
+        queries=_queries(),
         went_back=_went_back(look),
         rows=tuple(reversed(quality_watch.history()[-SHOWN:])),
         look=look,
@@ -58,6 +61,11 @@ def _title(look: Look) -> str:
     if look.has_fallen:
         return "Quality has fallen under what was promised"
     return f"Quality: {'as promised' if look.result['promised'] else 'measured, nothing was promised'}"
+
+
+def _queries() -> str:
+    drift = query_drift.drift_of(versions.champion().version)
+    return "" if drift is None else drift.words
 
 
 def _went_back(look: Look) -> str:

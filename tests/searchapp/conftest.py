@@ -11,7 +11,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from searchapp.models import AuditEvent, CountedEntry, GalleryCounter, GalleryEntry
-from searchapp.services import query_log, serving, shadowing
+from searchapp.services import query_drift, query_log, serving, shadowing
 from tests.searchapp.api_cast import key_client, user_make
 
 
@@ -21,6 +21,7 @@ def _nothing_remembered() -> Iterator[None]:
     serving.forget()
     query_log.forget()
     shadowing.forget()
+    query_drift.forget()
 
 
 @pytest.fixture(autouse=True)
