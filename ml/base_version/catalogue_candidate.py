@@ -1,20 +1,22 @@
 """A candidate from a catalogue's own photos: held to what the gallery stored of them, which nobody encodes again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ml.artifacts import Bundle, check_free
 from ml.base_version.candidate import NOTE, check_recipe, note_of
 from ml.base_version.catalogue import CatalogueVersion, initial_weights, lasting, validated
-from ml.base_version.catalogue_photos import Division, divide, training_part
+from ml.base_version.catalogue_photos import Division, divide, spread, training_part
+from ml.base_version.fitted_heads import fitted_heads
 from ml.base_version.recipe import Recipe, Stored, Trained, train_encoder
 from ml.base_version.stored import stored_of
-from ml.base_version.stored_photos import Found, StoredPhotos, Tested, Validation
+from ml.base_version.stored_photos import AskedPhotos, Found, StoredPhotos, Tested, Validation
 from ml.base_version.writing import write_trained
 from ml.data.images import ImageSet
 from ml.evaluation.intervals import Interval, paired_interval
@@ -23,6 +25,10 @@ from ml.onnx_encoder import open_encoder_of
 from ml.training.loop import Progress
 
 PILOT_SHARE, LEAST_PILOT_EPOCHS = 0.1, 2  # of the whole training
+ASKED = (
+    "asked"  # in a manifest's metrics: what the photos that the pilot asked found after the whole training
+)
+FITTED = 10  # times MAX_COMPARED photos fit the heads: more would only take time
 Heard = Callable[[Progress], None]
 
 
@@ -46,7 +52,8 @@ class Pilot:
 class Material:
     """What a candidate is trained from. images: (N, 3, recipe.stored_size, …), their names in registry order.
 
-    start: the version to go on from, if its encoder has the recipe's shape.
+    start: the version to go on from, if its encoder has the recipe's shape. asked: photos held out of every training,
+    the parent's too, that the pilot asks; without any it asks validation photos.
     """
 
     images: ImageSet
@@ -54,6 +61,7 @@ class Material:
     recipe: Recipe
     parent: Bundle
     start: Bundle | None = None
+    asked: AskedPhotos | None = None
 
     @property
     def is_warm(self) -> bool:
@@ -79,6 +87,7 @@ def run_pilot(
     short = lasting(material.recipe, epochs)
     fit = replace(short.fit, validate_every=epochs)  # its end alone
     run = _Run.of(replace(material, recipe=replace(short, fit=fit)))
+    run = replace(run, validation=run.asked() or run.validation)
     if run.validation is None:
         return None
     trained = run.train(None, on_epoch, is_cancelled)
@@ -105,13 +114,22 @@ def train_candidate(
     run = _Run.of(material)
     trained = run.train(checkpoint, on_epoch, is_cancelled)
     graph = export_onnx(trained.encoder)
+    asked = run.asked() or run.validation
+    if asked is not None:
+        asked(trained.encoder)
     encoder = open_encoder_of(graph, trained.encoder.config)
     tested = Tested.of(encoder, material.images, run.division, material.stored, material.parent)
     calibration = tested.calibrations()
     bundle = write_trained(
         target, trained, material.images, graph,
         calibration=calibration,
-        metrics={**validated(trained), NOTE: {"validation": tested.summary(calibration)}},
+        metrics={
+            **validated(trained),
+            NOTE: {
+                "validation": tested.summary(calibration),
+                ASKED: asked.last.means if asked is not None and asked.last is not None else None,
+            },
+        },
         training={
             "command": command,
             "validation_images": len(run.division.validation),
@@ -145,6 +163,15 @@ class _Run:
             Validation.of(images, division, found, material.recipe.method.encoder.input_size),
         )
 
+    def asked(self) -> Validation | None:
+        """By the photos that are held out of every training, where there are any."""
+        photos, images = self.material.asked, self.material.images
+        if photos is None:
+            return None
+        size = self.material.recipe.method.encoder.input_size
+        found = Validation(photos, images, self.division, self.material.stored, size)
+        return None if np.isnan(found.old).all() else found
+
     def train(self, checkpoint: Path | None, on_epoch: Heard, is_cancelled: Callable[[], bool]) -> Trained:
         def heard(progress: Progress) -> None:
             last = self.validation.last if self.validation is not None else None
@@ -155,9 +182,22 @@ class _Run:
             training_part(self.material.images, self.division),
             self.material.recipe,
             stored=self.stored,
-            initial=initial_weights(self.material.start, self.material.recipe),
+            initial=self._initial() if checkpoint is None or not checkpoint.exists() else None,
             checkpoint=checkpoint,
             validate=self.validation,
             on_epoch=heard,
             is_cancelled=is_cancelled,
         )
+
+    def _initial(self) -> Mapping[str, NDArray[Any]] | None:
+        """The start's own weights where it made what is stored, else with heads that see it in the parent's space."""
+        start, recipe = self.material.start, self.material.recipe
+        weights = initial_weights(start, recipe)
+        if weights is None or start is None or start.digest == self.material.parent.digest:
+            return weights
+        stored = self.material.stored
+        rows = spread(
+            self.division.training[torch.from_numpy(stored.present)[self.division.training]], times=FITTED
+        )
+        signs, embeddings = stored.coded
+        return fitted_heads(start, self.material.images, rows, signs[rows], embeddings[rows])

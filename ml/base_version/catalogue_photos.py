@@ -1,6 +1,6 @@
 """Which photo of a catalogue plays which part in a training, and what an encoder makes of some of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -69,14 +69,13 @@ def spread(rows: Tensor, *, times: int = 1) -> Tensor:
 
 def training_part(images: ImageSet, division: Division) -> ImageSet:
     """The training part, with the labels it may show."""
-    rows = division.training
-    return ImageSet(
-        pixels=images.pixels[rows],
-        labels=division.labels[rows],
-        names=images.names,
-        packs=tuple(images.packs[row] for row in rows.tolist()),
-        fingerprint=images.fingerprint,
-    )
+    return replace(images_of(images, division.training), labels=division.labels[division.training])
+
+
+def images_of(images: ImageSet, rows: Tensor) -> ImageSet:
+    """Some of them."""
+    packs = tuple(images.packs[row] for row in rows.tolist())
+    return replace(images, pixels=images.pixels[rows], labels=images.labels[rows], packs=packs)
 
 
 def inputs_of(images: ImageSet, rows: Tensor, size: int) -> NDArray[np.uint8]:

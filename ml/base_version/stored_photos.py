@@ -17,6 +17,7 @@ from ml.base_version.catalogue_photos import (
     Coded,
     Division,
     encoded_rows,
+    images_of,
     inputs_of,
     mean_precisions,
     outputs_of,
@@ -68,32 +69,51 @@ class Found:
         return {"cross": _mean(self.cross), "own": _mean(self.own)}
 
 
+@dataclass(frozen=True, slots=True)
+class AskedPhotos:
+    """Q photos that training never sees, labelled as the others are, and what the parent made of them."""
+
+    images: ImageSet
+    coded: Coded
+
+    @classmethod
+    def of(cls, images: ImageSet, parent: Bundle) -> Self:
+        """The parent encodes them now, as it does any query."""
+        encoded = encoded_rows(parent.encoder(), images, torch.arange(len(images)))
+        return cls(images, (encoded.signs, encoded.embeddings))
+
+
 class Validation:
-    """Asks validation photos, which training never sees, of what is stored and of what the encoder would store.
+    """Asks photos that training never sees of what is stored and of what the encoder would store.
 
     Called by the loop: higher is better, and the encoder that serves both galleries best is kept.
     """
 
-    def __init__(self, images: ImageSet, division: Division, stored: StoredPhotos, size: int) -> None:
-        queries, entries = validation_rows(division)
+    def __init__(
+        self, asked: AskedPhotos, images: ImageSet, division: Division, stored: StoredPhotos, size: int
+    ) -> None:
+        _, entries = validation_rows(division)
         entries = entries[torch.from_numpy(stored.present)[entries]]
-        self._labels = [images.labels[rows].numpy() for rows in (queries, entries)]
+        self._labels = asked.images.labels.numpy(), images.labels[entries].numpy()
         self._inputs = [
-            torch.from_numpy(inputs_of(images, rows, size)).permute(0, 3, 1, 2) for rows in (queries, entries)
+            torch.from_numpy(inputs_of(*part, size)).permute(0, 3, 1, 2)
+            for part in ((asked.images, torch.arange(len(asked.images))), (images, entries))
         ]
         signs, embeddings = stored.coded
         self._entries = signs[entries], embeddings[entries]
-        asked = self._precisions((signs[queries], embeddings[queries]), self._entries)
-        self.old = np.where(stored.present[queries], asked, np.nan)
+        self.old = self._precisions(asked.coded, self._entries)
         self.last: Found | None = None
 
     @classmethod
     def of(cls, images: ImageSet, division: Division, stored: StoredPhotos, size: int) -> Self | None:
-        """None where no validation photo has anything to find."""
+        """By photos of the catalogue that are set aside; None where none of them has an entry and finds others."""
         queries, entries = validation_rows(division)
+        queries = queries[torch.from_numpy(stored.present)[queries]]
         if not len(queries) or not stored.present[entries.numpy()].any():
             return None
-        found = cls(images, division, stored, size)
+        signs, embeddings = stored.coded
+        asked = AskedPhotos(images_of(images, queries), (signs[queries], embeddings[queries]))
+        found = cls(asked, images, division, stored, size)
         return None if np.isnan(found.old).all() else found
 
     def __call__(self, encoder: nn.Module) -> float:

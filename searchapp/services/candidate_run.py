@@ -7,16 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from django.conf import settings
 
 from ml.artifacts import Bundle, load_bundle
 from ml.base_version.candidate import NOTE
+from ml.base_version.catalogue import FEWEST_VALIDATED
 from ml.base_version.catalogue_candidate import Material, pilot_epochs, run_pilot, train_candidate
+from ml.base_version.stored_photos import AskedPhotos
 from ml.data.images import ImageSet
 from ml.training.loop import Progress
 from searchapp.failpoints import failpoint
-from searchapp.models import ModelVersion, Verdict
-from searchapp.services import verdicts, versions
+from searchapp.models import Category, ModelVersion, Verdict
+from searchapp.services import intake, verdicts, versions
+from searchapp.services.held_out import held_out_queries
 from searchapp.services.jobs import JobRun
 from searchapp.services.pair_calibrating import pairs_calibrate
 from searchapp.services.photo_features import Heard
@@ -27,6 +32,7 @@ from searchapp.services.training_photos import TrainingPhoto
 from searchapp.services.training_recipe import Plan, candidate_recipe_with, start_of
 
 STORED_FILE = "stored.safetensors"
+MAX_ASKED = 400  # held-out photos that the pilot asks; the rest would only take time
 
 
 def candidate_run(run: JobRun) -> dict[str, Any]:
@@ -78,6 +84,7 @@ class _CandidateTraining(TrainingAttempt):
             plan.recipe,
             parent,
             start_of(plan.recipe, _starts(parent)),
+            self._asked(plan, parent),
         )
         if self.job.payload["pilot"] and self.state.get("pilot") is None:
             self._pilot(material)
@@ -121,6 +128,30 @@ class _CandidateTraining(TrainingAttempt):
         self.save(pilot=pilot_row(pilot, of_epochs=material.recipe.fit.epochs))
         failpoint("training.after_pilot")
 
+    def _asked(self, plan: Plan, parent: Bundle) -> AskedPhotos | None:
+        """Held-out photos of the planned categories, which neither the parent nor the candidate was trained on."""
+        index = {slug: position for position, slug in enumerate(plan.labels)}
+        slugs = dict(Category.objects.values_list("pk", "slug"))
+        labels, pixels = [], []
+        for query in held_out_queries():
+            label = index.get(slugs[query.category_id], -1)
+            if label >= 0 and len(labels) < MAX_ASKED:
+                try:
+                    pixels.append(intake.stored_pixels(query.path, input_size=plan.recipe.stored_size))
+                except intake.UNREADABLE:
+                    continue
+                labels.append(label)
+        if len(labels) < FEWEST_VALIDATED:
+            return None
+        images = ImageSet(
+            pixels=torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous(),
+            labels=torch.tensor(labels, dtype=torch.int64),
+            names=plan.labels,
+            packs=("",) * len(labels),
+            fingerprint="",
+        )
+        return AskedPhotos.of(images, parent)
+
     def _verdict(self, version: ModelVersion) -> Verdict:
         """That of an earlier attempt, or one beside the version in use; beside its parent, should it serve already."""
         self.enter("measuring")
@@ -150,7 +181,7 @@ class _CandidateTraining(TrainingAttempt):
             "categories": training["classes"],
             "seconds": self.seconds(),
             "training_seconds": training["seconds"],
-            "pilot": with_outcome(self.state.get("pilot"), self.state["history"], training["seconds"]),
+            "pilot": with_outcome(self.state.get("pilot"), version.manifest),
             "metrics": verdicts.promised_cell(verdict),
             "against": verdict.against.name,
             "matrix": report["matrix"],

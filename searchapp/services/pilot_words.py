@@ -4,10 +4,11 @@ The rule is as simple as it can be: the whole training ends no worse than its fi
 epoch. So the pilot's own figures are the least to expect, and their interval over photos is how sure that is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ml.base_version.catalogue_candidate import Pilot
+from ml.base_version.candidate import NOTE
+from ml.base_version.catalogue_candidate import ASKED, Pilot
 from searchapp.services.savings import duration_words
 
 NOTHING_TO_ASK = "There are too few photos to try it on first: no category has eight that may be trained on."
@@ -35,22 +36,19 @@ def pilot_row(pilot: Pilot | None, *, of_epochs: int) -> dict[str, Any]:
     return row | {"words": _words(row)}
 
 
-def with_outcome(
-    pilot: Mapping[str, Any] | None, history: Sequence[Mapping[str, Any]], seconds: float
-) -> dict[str, Any] | None:
-    """The pilot and, beside it, what the epoch that was kept came to on the same photos."""
+def with_outcome(pilot: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The pilot and, beside it, what the whole training came to on the same photos, as its version tells."""
     if pilot is None:
         return None
-    points = [point for point in history if "validation" in point]
-    kept = max(points, key=lambda point: point["validation"], default={})
-    outcome = {"cross_map": kept.get("cross"), "own_map": kept.get("own"), "seconds": seconds}
-    return {**pilot, "outcome": outcome}
+    found = manifest["metrics"][NOTE][ASKED]
+    outcome = {"cross_map": found["cross"], "own_map": found["own"]} if found else {}
+    return {**pilot, "outcome": {**outcome, "seconds": manifest["training"]["seconds"]}}
 
 
 def _words(row: Mapping[str, Any]) -> str:
     low, high = row["gain_low"], row["gain_high"]
     sign = "better" if low > 0 else "worse" if high < 0 else "no different for certain"
-    photos = f"{row['photos']:,} photos that training does not see"
+    photos = f"{row['photos']:,} photos that no training sees"
     return (
         f"After {row['epochs']} of {row['of_epochs']} epochs the candidate finds what is stored with a mean average "
         f"precision of {row['cross_map']:.3f}, the version in use with {row['old_map']:.3f} ({photos}): "

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ml.artifacts import Bundle, load_bundle
+from ml.base_version import catalogue_candidate
 from ml.base_version.candidate import candidate_recipe
 from ml.base_version.catalogue import recipe_for
 from ml.base_version.catalogue_candidate import (
@@ -17,11 +18,14 @@ from ml.base_version.catalogue_candidate import (
     run_pilot,
     train_candidate,
 )
-from ml.base_version.catalogue_photos import divide
-from ml.base_version.stored_photos import StoredPhotos, Validation
+from ml.base_version.catalogue_photos import divide, images_of, inputs_of, mean_precisions, outputs_of
+from ml.base_version.fitted_heads import fitted_heads
+from ml.base_version.stored_photos import AskedPhotos, StoredPhotos, Validation
 from ml.config import merged
 from ml.models.encoder import ImageEncoder
+from ml.models.export import encoder_from_weights
 from ml.training.loop import Progress
+from tests.conftest import ROOT
 from tests.ml.photos import few_photos
 
 TINY: dict[str, Any] = {
@@ -121,6 +125,86 @@ def test_a_pilot_is_a_tenth_and_says_what_it_found_beside_the_parent(material: M
     assert pilot_epochs(longer) == 7
 
 
+def test_the_pilot_asks_photos_that_the_parent_never_saw_either(
+    material: Material, parent: Bundle, tmp_path: Path
+) -> None:
+    """Photos the parent was trained on flatter it; and what the whole training came to is told of the same ones."""
+    labels = torch.arange(10).repeat_interleave(9)
+    held_out = replace(images_of(material.images, torch.arange(0, 90, 3)), labels=labels[::3])
+    asked = AskedPhotos.of(held_out, parent)
+
+    pilot = run_pilot(replace(material, asked=asked))
+
+    assert pilot is not None
+    assert len(pilot.old) == len(pilot.found.cross) == 30
+    assert np.array_equal(
+        asked.coded[1], parent.encoder().encode(inputs_of(held_out, torch.arange(30), 96)).embeddings
+    )
+    short = replace(material.recipe, fit=replace(material.recipe.fit, epochs=1, warmup_epochs=0.0))
+    made = train_candidate(replace(material, recipe=short, asked=asked), tmp_path / "bundle")
+    told = made.bundle.manifest.metrics["compatibility"]["asked"]
+    assert set(told) == {"cross", "own"}
+    assert all(0 < value < 1 for value in told.values())
+
+
+def test_a_trunk_trained_elsewhere_begins_with_heads_for_the_stored_space(
+    data_packs: Path, parent: Bundle, material: Material
+) -> None:
+    """Its own find nothing there; solved from what is stored they find photos that they were not solved from."""
+    shipped = load_bundle(ROOT / "ml" / "weights" / "budget")
+    images = few_photos(data_packs, per_class=12, size=96)
+    asked = AskedPhotos.of(images, parent)
+    is_new = torch.arange(len(images)) % 4 == 0
+    rows, queries = torch.nonzero(~is_new).flatten(), torch.nonzero(is_new).flatten()
+
+    weights = fitted_heads(shipped, images, rows, asked.coded[0][rows], asked.coded[1][rows])
+
+    def precision(weights: Any) -> float:
+        encoder = encoder_from_weights(shipped.manifest.encoder_config, weights)
+        pixels = torch.from_numpy(inputs_of(images, queries, 96)).permute(0, 3, 1, 2)
+        entries = asked.coded[0][rows], asked.coded[1][rows]
+        found = mean_precisions(
+            outputs_of(encoder, pixels), images.labels[queries].numpy(), entries, images.labels[rows].numpy()
+        )
+        return float(found.mean())
+
+    assert precision(shipped.weights) < 0.35
+    assert precision(weights) > 0.7
+    assert all(
+        np.array_equal(weights[name], shipped.weights[name]) for name in weights if name.startswith("trunk.")
+    )
+    with pytest.raises(ValueError, match="codes of 64 and embeddings of 128 are stored"):
+        fitted_heads(shipped, images, rows, asked.coded[0][rows][:, :64], asked.coded[1][rows])
+    candidate = replace(
+        material,
+        start=shipped,
+        recipe=candidate_recipe(recipe_for("budget", [9] * 10, method="compact"), parent, "bct"),
+    )
+    assert candidate.is_warm
+    assert not replace(material, start=shipped).is_warm
+
+
+def test_heads_are_solved_from_stored_training_photos_alone(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not at all where training goes on from the version that stored them, or from its own checkpoint."""
+    shipped = load_bundle(ROOT / "ml" / "weights" / "budget")
+    calls: list[list[int]] = []
+
+    def watched(start: Bundle, _images: Any, rows: torch.Tensor, *_: Any) -> Any:
+        assert start is shipped
+        calls.append(rows.tolist())
+        raise Killed
+
+    monkeypatch.setattr(catalogue_candidate, "fitted_heads", watched)
+    budget = candidate_recipe(recipe_for("budget", [9] * 10, method="compact"), material.parent, "bct")
+    with pytest.raises(Killed):
+        run_pilot(replace(material, start=shipped, recipe=replace(budget, stored_size=96)))
+
+    division = divide(material.images.labels)
+    assert calls == [[row for row in division.training.tolist() if material.stored.present[row]]]
+
+
 def test_validation_photos_ask_what_is_stored_and_never_what_is_not(
     material: Material, parent: Bundle
 ) -> None:
@@ -129,7 +213,7 @@ def test_validation_photos_ask_what_is_stored_and_never_what_is_not(
     validation = Validation.of(material.images, division, material.stored, 32)
     assert validation is not None
     present = material.stored.present[division.validation.numpy()]
-    assert np.array_equal(np.isnan(validation.old), ~present)
+    assert len(validation.old) == present.sum() <= len(present)
     nothing = replace(material.stored, present=np.zeros(len(material.images), np.bool_))
     assert Validation.of(material.images, division, nothing, 32) is None
     assert validation(ImageEncoder(material.recipe.method.encoder).eval()) < np.nanmean(validation.old)
@@ -138,8 +222,6 @@ def test_validation_photos_ask_what_is_stored_and_never_what_is_not(
 def test_photos_that_validate_are_no_part_of_what_it_is_held_to(
     material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ml.base_version import catalogue_candidate
-
     seen: list[np.ndarray[Any, Any]] = []
     true = catalogue_candidate.stored_of
 
