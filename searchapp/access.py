@@ -80,6 +80,7 @@ PAGES: Table = {
     "model-version": {"GET": Role.OPERATOR},
     "model-verdict": {"GET": Role.OPERATOR},
     "model-measure": {"POST": Role.OPERATOR},
+    "model-correct": {"POST": Role.OPERATOR},
     "flip-decide": {"POST": Role.OPERATOR},
     "model-promote": {"GET": Role.OPERATOR, "POST": Role.OPERATOR},
     "gallery": {"GET": Role.OPERATOR},

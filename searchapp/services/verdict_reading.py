@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from searchapp.models import Item, Job, JobState, ModelVersion, Verdict
+from searchapp.services import evaluating
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
-
-MEASURING = "evaluate_version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ def newest_verdict(version: ModelVersion) -> Verdict | None:
 
 def measuring_of(version: ModelVersion) -> Job | None:
     """A measurement of this version that waits or runs now."""
-    active = Job.objects.filter(kind=MEASURING, state__in=(JobState.QUEUED, JobState.RUNNING))
+    active = Job.objects.filter(kind=evaluating.KIND, state__in=(JobState.QUEUED, JobState.RUNNING))
     return active.filter(payload__version=version.name).select_related("created_by").first()
 
 

@@ -58,6 +58,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("ops/versions/<str:version>", registry.version_page, name="model-version"),
     path("ops/versions/<str:version>/verdict", verdicts.verdict, name="model-verdict"),
     path("ops/versions/<str:version>/measure", verdicts.measure, name="model-measure"),
+    path("ops/versions/<str:version>/correct", verdicts.correct_first, name="model-correct"),
     path("ops/versions/<str:version>/flips", verdicts.flip_decide, name="flip-decide"),
     path("ops/versions/<str:version>/promote", promoting.model_promote, name="model-promote"),
     path("ops/rollback", promoting.model_rollback, name="model-rollback"),

@@ -7,10 +7,12 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.cache import patch_vary_headers
+from django_htmx.http import HttpResponseClientRefresh
 
 from searchapp.exceptions import IncompatibleVersion, SearchAppError
 from searchapp.models import ModelVersion, Verdict
-from searchapp.services import verdict_flips, verdict_reading, verdicts, versions
+from searchapp.services import correcting, evaluating, verdict_flips, verdict_reading, verdicts, versions
 from searchapp.services.database_clock import database_now
 from searchapp.services.model_overview import Standing, standing_of
 from searchapp.views.category_bars import category_bars
@@ -36,16 +38,24 @@ class Pair:
 
 
 def verdict(request: HttpRequest, version: str) -> HttpResponse:
-    """GET /ops/versions/<v>/verdict: one sentence, the gates, the matrix, categories, pictures, costs."""
+    """GET /ops/versions/<v>/verdict: one sentence, the gates, the matrix, categories, pictures, costs.
+
+    For htmx only how far a measurement is, and the whole page anew once it has ended.
+    """
     pair = _pair(request, version)
     context: dict[str, object] = {"pair": pair, "version": pair.version.name}
     if pair.against is not None:
         facts = verdict_reading.verdict_facts(pair.version, pair.against)
         context |= {"against": pair.against.name, "facts": facts}
         context |= {"measuring": row_of(facts.measuring, database_now())} if facts.measuring else {}
+        if request.htmx:  # type: ignore[attr-defined]
+            moving = render(request, "models/_measuring.html", context)
+            return moving if facts.measuring else HttpResponseClientRefresh()
         if facts.verdict is not None:
             context |= _report_context(request, pair.version, pair.against, facts.verdict)
-    return render(request, "models/verdict.html", context)
+    response = render(request, "models/verdict.html", context)
+    patch_vary_headers(response, ["HX-Request"])
+    return response
 
 
 def _report_context(
@@ -54,6 +64,8 @@ def _report_context(
     report = verdicts.report_of(found)
     return {
         "report": report,
+        "can_correct": version.lineage == against.lineage
+        and not any(cell["gallery_state"] == "corrected" for cell in report["matrix"]),
         "sentence": sentence_of(report),
         "gates": gate_rows(report),
         "matrix": matrix_of(report, request.GET.get("metric", "map")),
@@ -94,9 +106,25 @@ def version_or_404(name: str) -> ModelVersion:
 
 
 def measure(request: HttpRequest, version: str) -> HttpResponse:
-    """POST /ops/versions/<v>/measure."""
-    _pair(request, version)
-    raise Http404
+    """POST /ops/versions/<v>/measure: measure it beside the other, in a job; the page tells when it is done."""
+    pair = _pair(request, version)
+    try:
+        evaluating.evaluation_start(version=pair.version, against=pair.against, user=staff_of(request))
+    except SearchAppError as error:
+        messages.error(request, error.message)
+    return HttpResponseRedirect(_address(version, request))
+
+
+def correct_first(request: HttpRequest, version: str) -> HttpResponse:
+    """POST /ops/versions/<v>/correct: fit the stored entries to this candidate, before it is put in use."""
+    pair = _pair(request, version)
+    try:
+        correcting.correction_start(user=staff_of(request), version=pair.version)
+        words = f"The gallery is being corrected for {version}, in a job. Measure again once it is done."
+        messages.success(request, words)
+    except SearchAppError as error:
+        messages.error(request, error.message)
+    return HttpResponseRedirect(_address(version, request))
 
 
 def flip_decide(request: HttpRequest, version: str) -> HttpResponse:
@@ -116,6 +144,10 @@ def flip_decide(request: HttpRequest, version: str) -> HttpResponse:
         )
     except SearchAppError as error:
         messages.error(request, error.message)
+    return HttpResponseRedirect(f"{_address(version, request)}#flip-{quote(sha256[:16])}")
+
+
+def _address(version: str, request: HttpRequest) -> str:
+    """The verdict page as it was left: beside the same version, with the same pictures."""
     shown = {name: request.POST[name] for name in ("against", "category", "all") if request.POST.get(name)}
-    address = reverse("model-verdict", args=[version])
-    return HttpResponseRedirect(f"{address}?{urlencode(shown)}#flip-{quote(sha256[:16])}")
+    return f"{reverse('model-verdict', args=[version])}?{urlencode(shown)}"
