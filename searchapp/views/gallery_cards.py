@@ -110,9 +110,7 @@ def _says(found: Staleness) -> str:
 
 
 def _correcting(found: Staleness) -> str:
-    took = (
-        "" if found.correction_seconds is None else f", about {duration_words(found.correction_seconds)} here"
-    )
+    took = _took(found.correction_seconds)
     return (
         f"Encodes {found.sample:,} photos anew and asks {found.asked:,} held-out ones{took}. The other embeddings are "
         f"computed from what is stored."
@@ -120,8 +118,14 @@ def _correcting(found: Staleness) -> str:
 
 
 def _encoding(found: Staleness) -> str:
-    took = "" if found.backfill_seconds is None else f", about {duration_words(found.backfill_seconds)} here"
+    took = _took(found.backfill_seconds)
     return f"Encodes {found.stale:,} photos one by one in the background{took}; you may pause it at any time."
+
+
+def _took(seconds: float | None) -> str:
+    return (
+        " (nobody has timed that here yet)" if seconds is None else f", about {duration_words(seconds)} here"
+    )
 
 
 def _row(one: Producer, total: int) -> ProducerRow:

@@ -29,7 +29,8 @@ class Command(BaseCommand):
             help="for this candidate, whose promotion it then serves",
         )
         parser.add_argument("--override", metavar="REASON", default="", help="although its gate did not pass")
-        parser.add_argument("--wait", action="store_true", help="run it here and wait, as it does anyway")
+        parser.add_argument("--wait", action="store_true", help="run it here and wait, unless --queue")
+        parser.add_argument("--queue", action="store_true", help="leave it to the workers and print the job")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -41,6 +42,9 @@ class Command(BaseCommand):
                 version=versions.version_named(named) if named else None,
                 override_reason=options["override"],
             )
+            if options["queue"]:
+                self.stdout.write(json.dumps({"job": str(job.pk)}) if options["json"] else f"job {job.pk}")
+                return
             job = job_followed(job, "correct", self.stderr)
         except InvalidInput as error:
             raise CommandError(error.message, returncode=WRONG_USAGE) from error
