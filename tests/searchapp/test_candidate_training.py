@@ -11,9 +11,10 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from ml.artifacts import load_bundle, write_bundle
+from ml.artifacts import Bundle, load_bundle, write_bundle
 from ml.base_version.catalogue import CatalogueVersion
 from ml.base_version.catalogue_candidate import Material
+from ml.base_version.recipe import Recipe
 from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import (
     Category,
@@ -37,6 +38,7 @@ from searchapp.services import (
 )
 from searchapp.services.gallery import NewEntry, entries_add, gallery_transaction
 from searchapp.services.stored_rows import stored_photos, stored_read, stored_write
+from searchapp.services.training_recipe import candidate_recipe_with, start_of
 from tests.searchapp.api_cast import error_of, key_client, operator_make
 from tests.searchapp.candidates import EPOCHS, TINY, start
 from tests.searchapp.coded_rows import entries_of, items_of, version_of
@@ -204,8 +206,10 @@ def test_its_registry_goes_on_from_the_parents(data_dir: Path, data_packs: Path,
     parent.label_registry = ["gone-long-ago", slugs[2]]
     parent.save()
 
-    jobs.job_run_here(start())
+    jobs.job_run_here(start(architecture="budget", config={}))
 
+    assert seen.materials[0].start is not None
+    assert seen.materials[0].start.digest == load_bundle(candidate_run.settings.BUDGET_BUNDLE).digest
     assert ModelVersion.objects.get(major=2).label_registry == ["gone-long-ago", slugs[2], slugs[0], slugs[1]]
 
 
@@ -277,31 +281,30 @@ def test_an_independent_candidate_is_a_base_training(data_dir: Path, data_packs:
     assert (job.payload["architecture"], job.payload["epochs"], job.payload["seed"]) == ("parity", 3, 5)
 
 
-def test_the_budget_architecture_goes_on_from_its_shipped_weights_and_parity_from_the_parents(
-    data_dir: Path, data_packs: Path, seen: Seen, settings: Settings
+@pytest.mark.parametrize(
+    ("architecture", "start_name"), [("budget", "shipped"), ("parity", "parent"), ("residual", "")]
+)
+def test_it_goes_on_from_its_parents_weights_or_from_shipped_ones_where_they_fit(
+    settings: Settings, bundle_path: Path, architecture: str, start_name: str
 ) -> None:
-    small_shop(data_packs, classes=3, count=14)
-    parent = versions.champion().version.digest
-    shipped = load_bundle(settings.BUDGET_BUNDLE).digest
+    """And slowly: at the full rate it would unlearn first. From random weights it takes longer."""
+    parent, shipped = load_bundle(bundle_path), load_bundle(settings.BUDGET_BUNDLE)
+    starts = [parent, shipped]
 
-    started = []
-    for changes in (
-        {"architecture": "budget", "config": {}},
-        {"config": {}},
-        {"architecture": "residual", "config": {"stored_size": 96}},
-        {},
-    ):
-        jobs.job_run_here(start(**changes))
-        start_bundle = seen.materials[-1].start
-        started.append(start_bundle.digest if start_bundle else None)
+    def recipe(starts: list[Bundle]) -> Recipe:
+        return candidate_recipe_with(
+            {}, architecture, [30] * 40, parent=parent, alignment="ndpp", starts=starts, seed=3
+        )
 
-    assert started == [shipped, parent, None, None]
-    # without weights to go on from it takes longer, unless somebody says how long
-    assert all(material.recipe.fit.epochs == EPOCHS for material in seen.materials)
-    jobs.job_run_here(start(architecture="budget", config={}, epochs=None))
-    jobs.job_run_here(start(architecture="residual", config={"stored_size": 96}, epochs=None))
-    warm, cold = (material.recipe.fit.epochs for material in seen.materials[-2:])
-    assert cold > 1.5 * warm
+    chosen, cold = recipe(starts), recipe([])
+
+    assert start_of(chosen, starts) is {"shipped": shipped, "parent": parent, "": None}[start_name]
+    assert (chosen.seed, chosen.method.kind) == (3, "compact")
+    if start_name:
+        assert chosen.fit.epochs < 0.6 * cold.fit.epochs
+        assert chosen.fit.learning_rate < 0.5 * cold.fit.learning_rate
+    else:
+        assert chosen == cold
 
 
 def test_in_a_chain_it_is_calibrated_for_the_encoder_that_made_most(db: None) -> None:
