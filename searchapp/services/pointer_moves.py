@@ -195,7 +195,7 @@ def _move(run: JobRun, move: _Move) -> None:
             if after.arm == Deployment.Arm.CANDIDATE:
                 result |= {"candidate": after.version.name, "share": after.share, "scope": after.scope}
                 result["shadow"] = after.is_shadow
-            _note(run, after, result, move.digest, (move.started, started))
+            _note(run, result | {"deployment": after.pk}, move.digest, (move.started, started))
             failpoint("promote.before_commit")
     except IntegrityError as error:  # somebody's candidate was a moment earlier
         raise Conflict("Another version is being tried since a moment ago; look again.") from error
@@ -229,7 +229,7 @@ def _end_candidate(run: JobRun, last: Deployment, digest: "_Digest", started: fl
         )
         serving = versions.champion()
         result = {"serving": serving.version.name, "previous": last.version.name, "ended": last.pk}
-        _note(run, serving, result, digest, (started, moving))
+        _note(run, result, digest, (started, moving))
     failpoint("promote.after_move")
 
 
@@ -241,12 +241,9 @@ def _lock(live: Deployment) -> None:
         )
 
 
-def _note(
-    run: JobRun, after: Deployment, result: dict[str, Any], digest: "_Digest", since: tuple[float, float]
-) -> None:
+def _note(run: JobRun, result: dict[str, Any], digest: "_Digest", since: tuple[float, float]) -> None:
     """Commits with the move, so that a retry knows of it. since: start of the job, start of the move."""
     result |= {
-        "deployment": after.pk,
         "seconds": round(time.monotonic() - since[0], 3),
         "pointer_seconds": round(time.perf_counter() - since[1], 4),
         "moved_at": round(time.time(), 3),
