@@ -63,13 +63,13 @@ def main() -> None:
     more = ["--epochs", "2", "--no-pilot"] if options.quick else []
     with shop(options.stock) as one:
         learned(one)
-        tables = (
-            compared(one, ["ndpp"] if options.quick else options.methods, more) if "methods" in parts else []
-        )
+        candidate: dict[str, Any] = {}
+        tables: list[dict[str, Any]] = []
+        if "methods" in parts:
+            candidate, tables = compared(one, METHODS[-1:] if options.quick else options.methods, more)
         if "ladder" in parts:
-            tables.append(
-                {"title": "The ladder of a live gallery", "note": LADDER_NOTE, "rows": ladder(one, more)}
-            )
+            rows = ladder(one, candidate or trained(one, METHODS[-1], more))
+            tables.append({"title": "The ladder of a live gallery", "note": LADDER_NOTE, "rows": rows})
     if options.quick:
         return
     head = {
