@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from django.conf import settings
+from numpy.typing import NDArray
 
 from ml.artifacts import Bundle, load_bundle
 from ml.base_version.candidate import NOTE
@@ -132,7 +133,8 @@ class _CandidateTraining(TrainingAttempt):
         """Held-out photos of the planned categories, which neither the parent nor the candidate was trained on."""
         index = {slug: position for position, slug in enumerate(plan.labels)}
         slugs = dict(Category.objects.values_list("pk", "slug"))
-        labels, pixels = [], []
+        labels: list[int] = []
+        pixels: list[NDArray[np.uint8]] = []
         for query in held_out_queries():
             label = index.get(slugs[query.category_id], -1)
             if label >= 0 and len(labels) < MAX_ASKED:

@@ -20,6 +20,7 @@ from ml.base_version.catalogue_candidate import (
 )
 from ml.base_version.catalogue_photos import divide, images_of, inputs_of, mean_precisions, outputs_of
 from ml.base_version.fitted_heads import fitted_heads
+from ml.base_version.stored import stored_of
 from ml.base_version.stored_photos import AskedPhotos, StoredPhotos, Validation
 from ml.config import merged
 from ml.models.encoder import ImageEncoder
@@ -223,11 +224,10 @@ def test_photos_that_validate_are_no_part_of_what_it_is_held_to(
     material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[np.ndarray[Any, Any]] = []
-    true = catalogue_candidate.stored_of
 
     def watched(codes: Any, embeddings: Any, labels: Any, names: Any) -> Any:
         seen.extend([embeddings, labels])
-        return true(codes, embeddings, labels, names)
+        return stored_of(codes, embeddings, labels, names)
 
     monkeypatch.setattr(catalogue_candidate, "stored_of", watched)
     run_pilot(material)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
 from django.test import Client
 from pytest_django.fixtures import Settings
@@ -143,7 +144,7 @@ class Seen:
 
     def __call__(self, material: Material, target: Path, **_: Any) -> CatalogueVersion:
         self.materials.append(material)
-        source = load_bundle(candidate_run.settings.BUDGET_BUNDLE)
+        source = load_bundle(django_settings.BUDGET_BUNDLE)
         made = source.manifest
         bundle = write_bundle(
             target, method="compact", config=made.encoder_config, weights=source.weights, graph=source.graph,
@@ -174,9 +175,9 @@ def test_it_is_held_to_the_rows_as_they_are_and_never_sees_held_out_photos(
     with gallery_transaction() as changes:
         entries_add(changes, version=version, entries=[entry])
     encode_missing()
-    more = [photos[14] for photos in class_photos(data_packs, 3, 18).values()]
-    for item, photo in zip(Item.objects.all(), more, strict=True):
-        catalogue.image_add(item=item, data=photo, filename="late.jpg")
+    more = [found[14] for found in class_photos(data_packs, 3, 18).values()]
+    for item, data in zip(Item.objects.all(), more, strict=True):
+        catalogue.image_add(item=item, data=data, filename="late.jpg")
 
     job = jobs.job_run_here(start())
 
@@ -187,18 +188,20 @@ def test_it_is_held_to_the_rows_as_they_are_and_never_sees_held_out_photos(
     held_out = set(EvaluationQuery.objects.values_list("image_sha256", flat=True))
     assert held_out
     assert not held_out & {photo.image_sha256 for photo in photos}
-    entries = {entry.image_id: entry for entry in GalleryEntry.objects.all()}
+    entries = {row.image_id: row for row in GalleryEntry.objects.all()}
     assert stored.present.tolist() == [photo.image_id in entries for photo in photos]
     assert not stored.present.all()
     for at, photo in enumerate(photos):
-        if entry := entries.get(photo.image_id):
-            assert stored.packed_codes[at].tobytes() == bytes(entry.code)
-            assert stored.embeddings[at].astype("<f2").tobytes() == bytes(entry.embedding)
+        if row := entries.get(photo.image_id):
+            assert stored.packed_codes[at].tobytes() == bytes(row.code)
+            assert stored.embeddings[at].astype("<f2").tobytes() == bytes(row.embedding)
     assert (stored.packed_codes[[photo.image_id for photo in photos].index(planted)] == 0xAA).all()
     assert stored.producer == version.digest
 
 
-def test_its_registry_goes_on_from_the_parents(data_dir: Path, data_packs: Path, seen: Seen) -> None:
+def test_its_registry_goes_on_from_the_parents(
+    data_dir: Path, data_packs: Path, seen: Seen, settings: Settings
+) -> None:
     """A category without photos any more stays where it was; what was not in the registry comes behind."""
     small_shop(data_packs, classes=3, count=14)
     parent = versions.champion().version
@@ -209,7 +212,7 @@ def test_its_registry_goes_on_from_the_parents(data_dir: Path, data_packs: Path,
     jobs.job_run_here(start(architecture="budget", config={}))
 
     assert seen.materials[0].start is not None
-    assert seen.materials[0].start.digest == load_bundle(candidate_run.settings.BUDGET_BUNDLE).digest
+    assert seen.materials[0].start.digest == load_bundle(settings.BUDGET_BUNDLE).digest
     assert ModelVersion.objects.get(major=2).label_registry == ["gone-long-ago", slugs[2], slugs[0], slugs[1]]
 
 
