@@ -165,14 +165,17 @@ class EntryColumns:
         arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in ENTRY_ARRAYS}
         return EntryColumns(**arrays, producer_names=self.producer_names)
 
-    def rewritten(self, rows: Rows, made: "EntryColumns") -> "EntryColumns":
-        """The same table in which `made` (len(rows),), of one producer, gives the codes and embeddings at `rows`."""
-        (producer,) = made.producer_names
+    def rewritten(
+        self, rows: Rows, *, codes: NDArray[np.uint8], embeddings: NDArray[Any], producer: str
+    ) -> "EntryColumns":
+        """The same table with these codes and embeddings, by `producer`, at `rows`; each (len(rows), …)."""
         names = self.producer_names if producer in self.producer_names else (*self.producer_names, producer)
-        codes, embeddings, producers = self.codes.copy(), self.embeddings.copy(), self.producers.copy()
-        codes[rows], embeddings[rows] = made.codes, made.embeddings
+        own_codes, own_embeddings, producers = self.codes.copy(), self.embeddings.copy(), self.producers.copy()
+        own_codes[rows], own_embeddings[rows] = codes, embeddings
         producers[rows] = names.index(producer)
-        return replace(self, codes=codes, embeddings=embeddings, producers=producers, producer_names=names)
+        return replace(
+            self, codes=own_codes, embeddings=own_embeddings, producers=producers, producer_names=names
+        )
 
     @staticmethod
     def concatenated(parts: "Sequence[EntryColumns]") -> "EntryColumns":

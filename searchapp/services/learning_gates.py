@@ -4,7 +4,7 @@ Everything is asked of features, which both versions share: no picture is opened
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -98,14 +98,10 @@ def gallery_after(gallery: EntryColumns, new: NewCodes, *, producer: str) -> Ent
     of_new = {photo.image_id: row for row, photo in enumerate(new.photos)}
     place = np.array([of_new.get(image, -1) for image in gallery.image_ids.tolist()], np.int64)
     rows = np.flatnonzero(place >= 0)
-    codes, embeddings, producers = gallery.codes.copy(), gallery.embeddings.copy(), gallery.producers.copy()
-    codes[rows] = new.packed_codes[place[rows]]
-    embeddings[rows] = new.embeddings[place[rows]].astype(embeddings.dtype)
-    producers[rows] = len(gallery.producer_names)
-    return replace(
-        gallery, codes=codes, embeddings=embeddings, producers=producers,
-        producer_names=(*gallery.producer_names, producer),
-    )  # fmt: skip
+    found = place[rows]
+    return gallery.rewritten(
+        rows, codes=new.packed_codes[found], embeddings=new.embeddings[found], producer=producer
+    )
 
 
 def _asked(

@@ -96,12 +96,16 @@ def with_entries(
     """
     place = _places(made.image_ids, view.image_ids)
     rows = np.flatnonzero((place >= 0) if only is None else (place >= 0) & only)
-    changed = view.rewritten(rows, made.taken(place[rows]))
+    found = place[rows]
+    (producer,) = made.producer_names
+    changed = view.rewritten(
+        rows, codes=made.codes[found], embeddings=made.embeddings[found], producer=producer
+    )
     new = ~np.isin(made.image_ids, view.image_ids)
     if not is_whole or not new.any():
         return changed
     added = made.taken(new)
-    position = changed.producer_names.index(made.producer_names[0])
+    position = changed.producer_names.index(producer)
     added = replace(
         added, producers=np.full(len(added), position, np.int16), producer_names=changed.producer_names
     )

@@ -77,3 +77,22 @@ def test_entries_already_in_order_are_sliced_not_copied() -> None:
     assert np.shares_memory(ordered.of_producer("1.0").codes, ordered.codes)
     assert not np.shares_memory(ordered.codes, entries.codes)
     assert np.array_equal(ordered.entry_ids, np.sort(entries.entry_ids))
+
+
+def test_rewritten_rows_are_another_producer_s_and_the_table_they_came_from_stays() -> None:
+    entries = make_entries(6, make_items(3))
+    codes, embeddings = some_codes(2, seed=9), np.ones((2, entries.dimension), np.float32)
+    before = entries.codes.copy()
+
+    changed = entries.rewritten(np.array([1, 4]), codes=codes, embeddings=embeddings, producer="9.0")
+
+    assert changed.producer_names == (*entries.producer_names, "9.0")
+    assert [changed.producer_names[at] for at in changed.producers[[1, 4]]] == ["9.0", "9.0"]
+    assert np.array_equal(changed.codes[[1, 4]], codes)
+    assert np.array_equal(changed.embeddings[[1, 4]], embeddings.astype(np.float16))
+    kept = [0, 2, 3, 5]
+    assert np.array_equal(changed.codes[kept], entries.codes[kept])
+    assert np.array_equal(changed.producers[kept], entries.producers[kept])
+    assert np.array_equal(entries.codes, before)
+    again = changed.rewritten(np.array([0]), codes=codes[:1], embeddings=embeddings[:1], producer="9.0")
+    assert again.producer_names == changed.producer_names
