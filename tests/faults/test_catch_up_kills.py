@@ -1,5 +1,6 @@
 """F2 of a promotion that has to learn first: killed at any step, the candidate catches up once and then serves."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_f2_killed_while_it_catches_up_the_candidate_learns_once_and_serves(
     system, operator = open_shop
     (photo,) = questions(data_packs, [number], 1)
     slugs = come(system, data_packs, [number], is_asked=True)
-    wait_until_settled(system, seconds=120)
+    wait_until_settled(system, seconds=240)
     before, told = looked(system), system.value(CAUGHT_UP)
     assert slugs[0] in before.registries[before.in_use]
     killed_at(system, "worker", point)
@@ -61,20 +62,23 @@ def test_f2_killed_while_it_catches_up_the_candidate_learns_once_and_serves(
     took = system.wait_until(lambda: system.value(IS_OVER) == 0, "the promotion to end", seconds=180)
 
     assert system.marker.exists(), f"nobody was killed at {point}"
-    state, error, fence = system.rows(
-        f"SELECT state, error, fence {PROMOTIONS} ORDER BY created_at DESC LIMIT 1"
+    state, error, fence, checkpoint = system.rows(
+        f"SELECT state, error, fence, checkpoint {PROMOTIONS} ORDER BY created_at DESC LIMIT 1"
     )[0]
     assert (state, error) == ("done", "")
     assert fence == 2 or point.startswith("gallery.")  # any job may be the one to die at these
-    wait_until_settled(system, seconds=120)
+    wait_until_settled(system, seconds=240)
     now = looked(system)
     newest = list(now.registries)[-1]
     assert (now.in_use, live_deployments(system)) == (newest, 1)
     assert newest == f"2.{number - STOCK + 1}"
     assert set(before.registries[before.in_use]) <= set(now.registries[newest])
+    kept = json.loads(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    learned = kept["catch_up"]["categories"]  # the first time also what the stock's own learning left
     added = now.entries - before.entries
+    assert slugs[0] in learned
     assert before.entries <= now.entries
-    assert (len(added), {line.split()[2] for line in added}) == (EACH, {newest})
+    assert (len(added), {line.split()[2] for line in added}) == (EACH * len(learned), {newest})
     assert system.value(CAUGHT_UP) == told + 1
     check_clean(system, now)
     print(verdict({
