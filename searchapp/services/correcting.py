@@ -21,6 +21,7 @@ KIND = "correct_gallery"
 # experiments took as many, docs/results.md), and of a very large gallery no more than the method's warm-up.
 ONE_IN, PER_DIMENSION, MOST_USUAL = 100, 4, 5_000
 LEAST_ITEMS, MOST_ITEMS = 40, 100_000
+CALIBRATED_ON = 512  # photos that similarities to corrected entries are read from, each encoded for it
 
 
 def correction_start(

@@ -17,7 +17,7 @@ from searchapp.models import Deployment, GalleryView, ItemImage, ModelVersion, P
 from searchapp.services import arms, correctors, deploying, versions
 from searchapp.services.audit import event_record
 from searchapp.services.corrected_views import entries_corrected
-from searchapp.services.correcting import correction_check
+from searchapp.services.correcting import CALIBRATED_ON, correction_check
 from searchapp.services.correcting_fit import Fit, gallery_fitted
 from searchapp.services.gallery_columns import read_entries
 from searchapp.services.gallery_digest import gallery_digest, newest_entry
@@ -133,7 +133,11 @@ def _judged(this: _Correction) -> Judged:
 
     version, digest = this.version, this.digest
     pairs_calibrate(
-        version, corrector=correctors.corrector_of(digest), corrector_digest=digest, heard=calibrating
+        version,
+        corrector=correctors.corrector_of(digest),
+        corrector_digest=digest,
+        most=CALIBRATED_ON,
+        heard=calibrating,
     )
     failpoint("correct.after_calibration")
     queries = held_out_queries()

@@ -60,12 +60,13 @@ def pairs_calibrate(
     *,
     corrector: Mapping[str, Corrects] | None = None,
     corrector_digest: str = "",
+    most: int = MOST_ENTRIES,
     heard: Heard = lambda _done, _total: None,
 ) -> int:
     """Fit and keep what is missing of the readings between `version` and the other encoders of its lineage.
 
-    With `corrector`, maps by producer's name, those of its queries on entries seen through it, and no others. heard:
-    photos done, of all. Returns how many were kept; a catalogue too small to tell gives none.
+    With `corrector`, maps by producer's name, those of its queries on entries seen through it, and no others. most:
+    photos to go by; heard: photos done, of all. Returns how many were kept; a catalogue too small to tell gives none.
     """
     others = _other_trunks(version)
     if corrector is not None:
@@ -78,7 +79,7 @@ def pairs_calibrate(
     ]
     if not wanted:
         return 0
-    photos = _photos()
+    photos = _photos(most)
     coded = _Coded(photos, len({pair.pk for both in wanted for pair in both}) * len(photos), heard)
     kept = 0
     for asking, entries in wanted:
@@ -129,13 +130,13 @@ def _is_known(asking: ModelVersion, entries: ModelVersion, corrector_digest: str
     ).exists()
 
 
-def _photos() -> list[_Photo]:
+def _photos(most: int = MOST_ENTRIES) -> list[_Photo]:
     """Drawn from the readable ones that are not held out; the same ones each time."""
     held_out = EvaluationQuery.objects.values("image_sha256")
     rows = ItemImage.objects.filter(failure="").exclude(image_sha256__in=held_out).order_by("pk")
     ids = np.array(rows.values_list("pk", flat=True), np.int64)
-    if len(ids) > MOST_ENTRIES:
-        ids = np.sort(np.random.default_rng(SEED).choice(ids, MOST_ENTRIES, replace=False))
+    if len(ids) > most:
+        ids = np.sort(np.random.default_rng(SEED).choice(ids, most, replace=False))
     fields = ("pk", "image_sha256", "extension", "item__category_id", "item__category__vertical")
     return [
         _Photo(pk, stored_path(sha, extension), category, vertical)

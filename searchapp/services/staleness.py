@@ -72,8 +72,9 @@ class Staleness:
 
     @property
     def correction_seconds(self) -> float | None:
-        """Of encoding the sample and the held-out photos: nearly all that a correction takes."""
-        return None if self.pace is None else (self.sample + self.asked) * self.pace.seconds_each
+        """Of encoding the sample, photos to read similarities from and the held-out ones: nearly all it takes."""
+        encoded = self.sample + min(correcting.CALIBRATED_ON, self.entries) + self.asked
+        return None if self.pace is None else encoded * self.pace.seconds_each
 
 
 def staleness() -> Staleness:

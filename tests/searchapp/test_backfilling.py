@@ -9,11 +9,13 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
 
+from ml.methods.corrector.config import FitConfig
 from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import Category, GalleryEntry, ItemImage, Job, JobState, ModelVersion, PhotoFeature
 from searchapp.services import (
     backfilling,
     code_statistics,
+    correcting_fit,
     correctors,
     deploying,
     gallery_dump,
@@ -29,6 +31,12 @@ from tests.searchapp.api_cast import operator_make, session_client
 from tests.searchapp.stale_shop import put_in_use, stale_shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
+
+
+@pytest.fixture(autouse=True)
+def _short_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The affine map alone mends what is only turned."""
+    monkeypatch.setattr(correcting_fit, "CONFIG", FitConfig(steps=0))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from ml.artifacts import BundleError
+from ml.methods.corrector.config import FitConfig
 from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import (
     AuditEvent,
@@ -19,7 +20,7 @@ from searchapp.models import (
     ModelVersion,
     PairCalibration,
 )
-from searchapp.services import correctors, deploying, gallery_dump, jobs, serving, versions
+from searchapp.services import correcting_fit, correctors, deploying, gallery_dump, jobs, serving, versions
 from searchapp.services.correcting import correction_start, items_to_fit
 from tests.searchapp.api_cast import operator_make
 from tests.searchapp.stale_shop import stale_shop
@@ -32,6 +33,12 @@ def corrected(**options: Any) -> dict[str, Any]:
     job = jobs.job_run_here(correction_start(**{"user": None, **options}))
     assert job.state == JobState.DONE, job.error
     return job.result or {}
+
+
+@pytest.fixture(autouse=True)
+def _short_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The affine map alone mends what is only turned."""
+    monkeypatch.setattr(correcting_fit, "CONFIG", FitConfig(steps=0))
 
 
 @pytest.fixture
