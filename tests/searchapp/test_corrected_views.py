@@ -32,6 +32,7 @@ from searchapp.services import (
 )
 from searchapp.services.gallery import entries_add, gallery_transaction
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
+from tests.searchapp.learnings import learned, new_category, stocked
 from tests.searchapp.lineages import descendant, passed
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
@@ -224,6 +225,25 @@ def test_a_corrected_view_reads_similarities_as_they_were_measured_through_it(se
     put_in_use(second, corrector_digest=digest)
 
     assert serving.follow_once().champion.calibrations["1.0"].pool_size == 9
+
+
+def test_an_increment_of_a_corrected_version_sees_the_gallery_as_it_did(
+    data_dir: Path, data_packs: Path
+) -> None:
+    stocked(data_packs)
+    second = passed(descendant())
+    put_in_use(second)
+    digest = corrector_for(second)
+    put_in_use(second, corrector_digest=digest)
+    new_category(data_packs)
+
+    learned()
+
+    live = versions.champion()
+    assert (live.version.name, live.view.corrector_digest) == ("2.1", digest)
+    by_first = set(GalleryEntry.objects.filter(producer__major=1).values_list("pk", flat=True))
+    expected, seen = as_the_method_says(digest), served()
+    assert {pk: seen[pk] for pk in by_first} == {pk: expected[pk] for pk in by_first}
 
 
 def test_a_promotion_uses_the_corrector_that_was_fitted_last_unless_it_was_taken_back(
