@@ -71,7 +71,8 @@ def test_f2_killed_while_it_catches_up_the_candidate_learns_once_and_serves(
     now = looked(system)
     newest = list(now.registries)[-1]
     assert (now.in_use, live_deployments(system)) == (newest, 1)
-    assert newest == f"2.{number - STOCK + 1}"
+    assert newest.startswith("2.")
+    assert newest not in before.registries
     assert set(before.registries[before.in_use]) <= set(now.registries[newest])
     kept = json.loads(checkpoint) if isinstance(checkpoint, str) else checkpoint
     learned = kept["catch_up"]["categories"]  # the first time also what the stock's own learning left
