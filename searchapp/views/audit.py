@@ -145,4 +145,4 @@ def _short(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if value not in ({}, None) else ""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True) if value not in ({}, None) else ""
