@@ -84,7 +84,10 @@ def run_pilot(
     Raises what train_candidate raises.
     """
     epochs = pilot_epochs(material.recipe)
-    short = lasting(material.recipe, epochs)
+    negatives = material.recipe.negatives
+    if negatives is not None and negatives.from_epoch >= epochs:
+        negatives = None  # they come later than the pilot lasts
+    short = lasting(replace(material.recipe, negatives=negatives), epochs)
     fit = replace(short.fit, validate_every=epochs)  # its end alone
     run = _Run.of(replace(material, recipe=replace(short, fit=fit)))
     run = replace(run, validation=run.asked() or run.validation)

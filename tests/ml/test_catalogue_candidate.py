@@ -23,6 +23,7 @@ from ml.base_version.fitted_heads import fitted_heads
 from ml.base_version.stored import stored_of
 from ml.base_version.stored_photos import AskedPhotos, StoredPhotos, Validation
 from ml.config import merged
+from ml.methods.corrector.config import HardNegatives
 from ml.models.encoder import ImageEncoder
 from ml.models.export import encoder_from_weights
 from ml.training.loop import Progress
@@ -122,6 +123,8 @@ def test_a_pilot_is_a_tenth_and_says_what_it_found_beside_the_parent(material: M
     assert gain.value == pytest.approx(np.nanmean(pilot.found.cross - pilot.old))
     assert 0 < means["cross"] < 1
     assert means["own"] > means["cross"] - 1
+    late = HardNegatives(from_epoch=5)
+    assert run_pilot(replace(material, recipe=replace(material.recipe, negatives=late))) is not None
     longer = replace(material.recipe, fit=replace(material.recipe.fit, epochs=70))
     assert pilot_epochs(longer) == 7
 
