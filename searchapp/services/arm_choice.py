@@ -33,7 +33,7 @@ class Portion:
         return not self.is_shadow and self.share < WHOLE
 
     def takes(self, visitor: str, options: SearchOptions | None) -> bool:
-        """Whether the candidate answers this visitor's query. Who is not known never falls into a share."""
+        """Whether the candidate answers this visitor's query; never that of somebody who is not known."""
         return not self.is_shadow and self._has_visitor(visitor) and self.covers(options)
 
     def covers(self, options: SearchOptions | None) -> bool:
@@ -43,8 +43,6 @@ class Portion:
         return options is not None and _lies_inside(options, self.scope)
 
     def _has_visitor(self, visitor: str) -> bool:
-        if self.share >= WHOLE:
-            return True
         digest = sha256(f"{self.seed}\n{visitor}".encode()).digest()
         return bool(visitor) and int.from_bytes(digest[:8]) % _GRAINS < self.share * (_GRAINS // WHOLE)
 

@@ -31,7 +31,10 @@ __all__ = [
     "divides_visitors",
     "follow_once",
     "forget",
+    "prepare",
     "shadow_arm",
+    "start_follower",
+    "stop_follower",
 ]
 
 RETRY_SECONDS = 2.0
@@ -166,6 +169,7 @@ def prepare() -> None:
 def forget() -> None:
     """Drop the reference: the next question loads it afresh."""
     _follower.reference = _follower.prepared = None
+    _follower.resting.clear()
 
 
 def _live_deployments() -> list[Deployment]:

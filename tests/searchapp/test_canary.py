@@ -165,7 +165,7 @@ def test_a_scope_takes_the_queries_whose_filters_lie_inside_it(
     assert live.share == 100
     assert [answering("anybody", **options) for options in inside] == ["2.0"] * len(inside)
     assert [answering("anybody", **options) for options in outside] == ["1.0"] * len(outside)
-    found = search.search_by_image(data=photos[0], options=SearchOptions(**inside[0]))
+    found = search.search_by_image(data=photos[0], options=SearchOptions(**inside[0]), visitor="anybody")
     assert found.model_version == "2.0"
 
 
@@ -339,9 +339,9 @@ def test_a_version_of_another_lineage_is_tried_only_with_all_its_entries(
 
 def test_a_code_made_elsewhere_is_the_champions_to_answer(second: ModelVersion, photos: list[bytes]) -> None:
     made = search.encode(data=photos[0])
-    tried(second, share=99)
+    tried(second, scope={"category": "fruit"})
 
-    answer = search.search_by_vector(**made, options=SearchOptions())
+    answer = search.search_by_vector(**made, options=SearchOptions(category="fruit"))
 
     assert (made["model_version"], answer.model_version) == ("1.0", "1.0")
 
