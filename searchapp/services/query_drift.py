@@ -50,8 +50,8 @@ class QueryDrift:
     def words(self) -> str:
         measured = (
             f"cosine distance {self.distance:.3f} ({self.low:.3f} to {self.high:.3f}), {self.photos_now:,} photos of "
-            f"the last week beside the first {self.photos_then:,}; the best match scores {self.best_now:.2f} on average, "
-            f"{self.best_then:.2f} then"
+            f"the last week beside the first {self.photos_then:,}; the best match scores {self.best_now:.2f} on "
+            f"average, {self.best_then:.2f} then"
         )
         if self.has_drifted:
             return f"People ask with other photos than when {self.version} came into use: {measured}."

@@ -52,7 +52,7 @@ def test_sums_of_fewer_photos_never_leave_the_process() -> None:
 
 def test_processes_add_to_the_row_of_the_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     now = timezone.now().replace(minute=30)
-    monkeypatch.setattr(query_drift.timezone, "now", lambda: now)
+    monkeypatch.setattr("django.utils.timezone.now", lambda: now)
     for _ in range(2):
         for _ in range(LEAST):
             photo_note("1.0", unit(np.ones(8)), 0.5)
