@@ -1,5 +1,6 @@
 """A gallery seen through a corrector: embeddings of other trunks' entries, from raw rows, once, and nothing else."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def as_the_method_says(digest: str) -> Embeddings:
         names,
         live="2.0",
     )
-    corrected = corrected_gallery(gallery, correctors.corrector_of(digest))
+    maps: Mapping[str, Any] = correctors.corrector_of(digest)
+    corrected = corrected_gallery(gallery, maps)
     return {pk: row.tobytes() for pk, row in zip(corrected.ids.tolist(), corrected.embeddings)}
 
 

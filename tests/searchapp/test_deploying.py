@@ -306,7 +306,7 @@ def test_a_gate_that_does_not_pass_blocks_until_somebody_says_why(
 
 def test_every_gate_that_does_not_pass_is_named_with_its_figures(shop_and_photo: bytes) -> None:
     version = judged(candidate())
-    names = {
+    names: dict[str, tuple[dict[str, Any], str]] = {
         "flips": ({"value": 0.08, "low": 0.06, "high": 0.1, "threshold": 0.05}, "turns at least 6.0 % of the answers"),
         "worst_category": ({"verdict": "cannot_tell", "high": 0.2, "threshold": 0.03}, "may lose up to 0.200 of mean"),
         "latency": ({"value": 2.6, "low": None, "high": None, "threshold": 2.0}, "at least 2.6 times as long"),
@@ -362,7 +362,8 @@ def test_a_move_tells_what_took_how_long(shop_and_photo: bytes) -> None:
 def test_the_move_itself_reads_no_row_of_the_gallery(
     shop_and_photo: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version, move, asked = judged(candidate()), pointer_moves._move, []
+    version, move = judged(candidate()), pointer_moves._move
+    asked: list[str] = []
 
     def watched(*arguments: Any) -> None:
         with CaptureQueriesContext(connection) as seen:
