@@ -170,7 +170,11 @@ class EntryColumns:
     ) -> "EntryColumns":
         """The same table with these codes and embeddings, by `producer`, at `rows`; each (len(rows), …)."""
         names = self.producer_names if producer in self.producer_names else (*self.producer_names, producer)
-        own_codes, own_embeddings, producers = self.codes.copy(), self.embeddings.copy(), self.producers.copy()
+        own_codes, own_embeddings, producers = (
+            self.codes.copy(),
+            self.embeddings.copy(),
+            self.producers.copy(),
+        )
         own_codes[rows], own_embeddings[rows] = codes, embeddings
         producers[rows] = names.index(producer)
         return replace(

@@ -10,17 +10,21 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import transaction
 
+from ml.corrector_map import CorrectorMap, ErrorMap
 from ml.evaluation.metrics import Ranking, average_precision
 from ml.evaluation.two_stage import METRICS
+from ml.methods.corrector.bundle import TrunkMap
 from ml.retrieval import two_stage
 from ml.retrieval.columns import EntryFilter
 from ml.retrieval.two_stage import QueryVectors
 from searchapp.exceptions import Conflict
 from searchapp.models import (
+    Deployment,
     Evaluation,
     EvaluationQuery,
     EvaluationSet,
     GalleryEntry,
+    GalleryView,
     ItemImage,
     Job,
     JobState,
@@ -28,6 +32,7 @@ from searchapp.models import (
     Verdict,
 )
 from searchapp.services import (
+    correctors,
     encoding,
     evaluating,
     intake,
@@ -45,9 +50,11 @@ from searchapp.services.held_out import HeldOut, held_out_fingerprint, held_out_
 from searchapp.services.media import media_read
 from tests.searchapp.stale_shop import hold_out_one_of_each, put_in_use, stale_shop
 from tests.searchapp.trainings import candidate, small_shop
+from tests.searchapp.turned import rotation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 NEW, OLD = "2.0", "1.0"
+DEGREES = 60.0
 
 
 def judged(version: ModelVersion) -> Verdict:
@@ -63,9 +70,10 @@ def gates(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {gate["name"]: gate for gate in report["gates"]}
 
 
-def naive_map(version: ModelVersion, queries: list[HeldOut]) -> list[float]:
+def naive_map(version: ModelVersion, queries: list[HeldOut], *, corrector_digest: str = "") -> list[float]:
     """Average precision of each query, of the whole ranking the product itself gives while `version` is in use."""
-    put_in_use(version)
+    view = GalleryView.objects.get(version=version, corrector_digest=corrector_digest)
+    Deployment.objects.filter(pk=put_in_use(version).pk).update(view=view)
     serving.forget()
     arm = serving.current().champion
     category_of = dict(ItemImage.objects.values_list("item_id", "item__category_id"))
@@ -399,3 +407,41 @@ def test_judging_is_a_job_beside_the_version_in_use_or_the_one_before_it(
     put_in_use(version)
     assert evaluating.compared_with(version) == first
     assert evaluating.compared_with(first) == version
+
+
+def test_with_a_registered_corrector_the_corrected_gallery_is_what_would_serve(
+    data_dir: Path, data_packs: Path
+) -> None:
+    version = stale_shop(data_packs, degrees=DEGREES, in_use=False)
+    champion = versions.champion().version
+    turned = rotation(version.dimension, DEGREES, 0)
+    exact = CorrectorMap(
+        turned - np.eye(version.dimension, dtype=np.float32), *no_residual(version.dimension)
+    )
+    errors = ErrorMap(
+        *no_residual(version.dimension)[1:3], np.zeros((1, 1), np.float32), np.zeros((), np.float32)
+    )
+    bundle = correctors.corrector_store(
+        target=version.digest, maps={champion.digest: TrunkMap(exact, errors)}, given_up={}, fitting={}
+    )
+    GalleryView.objects.create(version=version, corrector_digest=bundle.digest)
+
+    verdict = judged(version)
+
+    report = verdict.report
+    assert (report["state"], report["corrector_digest"]) == ("corrected", bundle.digest)
+    assert report["notes"] == []
+    corrected = cell(report, NEW, "corrected")
+    assert corrected["map"] > cell(report, NEW, "stored")["map"]
+    assert gates(report)["map_loss"]["value"] == -corrected["change"]["map"]["value"]
+    assert verdicts.cell_measured(version, bundle.digest) == verdicts.promised_cell(verdict)
+    served = naive_map(version, held_out_queries(), corrector_digest=bundle.digest)
+    # Corrected embeddings are rounded to float16, so two that are nearly alike may change places.
+    assert corrected["map"] == pytest.approx(np.mean(served), abs=2e-3)
+
+
+def no_residual(dimension: int) -> tuple[Any, Any, Any, Any]:
+    """The offset, and a hidden layer of one that adds nothing."""
+    shapes = ((dimension,), (1, dimension), (1,), (dimension, 1))
+    offset, inner, inner_offset, outer = (np.zeros(shape, np.float32) for shape in shapes)
+    return offset, inner, inner_offset, outer

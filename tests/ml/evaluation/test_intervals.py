@@ -103,7 +103,9 @@ def test_bad_input_is_refused() -> None:
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 501])
 @pytest.mark.parametrize("probability", [0.5, 0.9, 0.975, 0.99975])
 def test_quantiles_of_student_s_t_are_those_of_the_tables(probability: float, freedom: int) -> None:
-    assert student_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-7)
+    assert student_quantile(probability, freedom) == pytest.approx(
+        stats.t.ppf(probability, freedom), rel=1e-7
+    )
 
 
 def test_the_interval_by_student_of_single_queries_is_the_usual_one() -> None:
@@ -147,4 +149,4 @@ def test_a_confidence_outside_0_to_1_is_refused(confidence: float) -> None:
     with pytest.raises(ValueError, match="no query has a value"):
         student_interval(np.array([np.nan]), np.arange(1), confidence=0.9)
     with pytest.raises(ValueError, match=r"0\.5 to 1"):
-        student_quantile(confidence if confidence else 0.4, 3)
+        student_quantile(confidence or 0.4, 3)
