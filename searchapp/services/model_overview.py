@@ -17,13 +17,14 @@ from searchapp.models import (
     JobState,
     ModelVersion,
 )
-from searchapp.services.base_training import KIND
+from searchapp.services.base_training import CANDIDATE_KIND, KIND
 from searchapp.services.deploying import PROMOTE, ROLLBACK
 from searchapp.services.drift_watch import KIND as WATCH
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.learning import KIND as LEARNING
 from searchapp.services.measuring import photos_without_entry
 
+TRAININGS = (KIND, CANDIDATE_KIND)
 LISTED_TRAININGS = 20
 LISTED_MOVES = 10
 
@@ -148,8 +149,8 @@ def _newest(kind: str) -> list[Job]:
 
 
 def trainings() -> Sequence[Job]:
-    """The latest trainings of base versions, newest first."""
-    rows = Job.objects.filter(kind=KIND).select_related("created_by")
+    """The latest trainings of base versions and candidates, newest first."""
+    rows = Job.objects.filter(kind__in=TRAININGS).select_related("created_by")
     return list(rows.order_by("-created_at")[:LISTED_TRAININGS])
 
 
@@ -165,8 +166,8 @@ def photos_out_of_reach(version: ModelVersion) -> int:
 
 
 def training_named(job_id: UUID) -> Job | None:
-    """A training of a base version by its job's id; None for any other job, or none."""
-    return Job.objects.filter(kind=KIND, pk=job_id).select_related("created_by").first()
+    """A training of a base version or a candidate by its job's id; None for any other job, or none."""
+    return Job.objects.filter(kind__in=TRAININGS, pk=job_id).select_related("created_by").first()
 
 
 def moves() -> Sequence[Job]:

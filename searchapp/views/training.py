@@ -1,4 +1,4 @@
-"""Pages of a base version's training: what it would learn from, the running one with its curves, what came of it."""
+"""Pages of a training: what a base version would learn from, the running one with its curves, what came of it."""
 
 from uuid import UUID
 
@@ -11,13 +11,14 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from searchapp.exceptions import SearchAppError
 from searchapp.models import Job
-from searchapp.services import base_training, jobs
+from searchapp.services import base_training, jobs, verdict_reading, verdicts
 from searchapp.services.model_overview import model_overview, training_named
 from searchapp.services.training_plan import training_plan
 from searchapp.views.jobs import staff_of
-from searchapp.views.model_cards import VersionCard, card_of
+from searchapp.views.model_cards import card_of
 from searchapp.views.training_form import TrainingForm, form_page
-from searchapp.views.training_progress import training_page
+from searchapp.views.training_progress import is_candidate, training_page
+from searchapp.views.verdict_cards import sentence_of
 
 RESULT_FIGURES = (
     ("photos", "Photos learned from", 0),
@@ -52,7 +53,7 @@ def training(request: HttpRequest, job_id: UUID) -> HttpResponse:
         response = render(
             request,
             "models/training.html",
-            {"page": page, "card": _result_card(job), "figures": _result_figures(job)},
+            {"page": page, "is_candidate": is_candidate(job), **_result_context(job)},
         )
     patch_vary_headers(response, ["HX-Request"])
     return response
@@ -98,11 +99,18 @@ def _result_figures(job: Job) -> list[tuple[str, str]]:
     ]
 
 
-def _result_card(job: Job) -> VersionCard | None:
-    """The card of the version that came of it; None while there is none."""
+def _result_context(job: Job) -> dict[str, object]:
+    """The version that came of it, and of a candidate its verdict in a sentence; nothing while there is none."""
     name = (job.result or {}).get("version")
-    if name is None:
-        return None
-    overview = model_overview()
-    facts = next((facts for facts in overview.versions if facts.version.name == name), None)
-    return card_of(facts, overview) if facts else None
+    overview = model_overview() if name else None
+    facts = (
+        next((facts for facts in overview.versions if facts.version.name == name), None) if overview else None
+    )
+    if overview is None or facts is None:
+        return {}
+    found = verdict_reading.newest_verdict(facts.version)
+    return {
+        "card": card_of(facts, overview),
+        "figures": _result_figures(job),
+        "sentence": sentence_of(verdicts.report_of(found)) if found else None,
+    }

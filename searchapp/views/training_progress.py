@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchapp.models import Job, JobState
+from searchapp.services.arm_choice import scope_words
+from searchapp.services.base_training import CANDIDATE_KIND
 from searchapp.services.database_clock import database_now
+from searchapp.services.savings import duration_words
 from searchapp.views.curves import Curve, curve_of
 from searchapp.views.jobs import JobRow, row_of
 
@@ -14,6 +17,23 @@ STEPS = (
     ("training", "Train"),
     ("encoding", "Encode the catalogue"),
     ("measuring", "Measure"),
+)
+CANDIDATE_STEPS = (
+    ("reading", "Read the photos"),
+    ("pilot", "Try a tenth"),
+    ("training", "Train"),
+    ("calibrating", "Read what is stored"),
+    ("measuring", "Judge"),
+)
+CURVES = (
+    ("validation", "Validation", "0 to 1, higher is better", "The quality on validation photos"),
+    ("cross", "On what is stored", "0 to 1, higher is better", "How it finds what is stored"),
+    (
+        "own",
+        "On a gallery of its own",
+        "0 to 1, higher is better",
+        "How it would find a gallery encoded anew",
+    ),
 )
 
 
@@ -44,6 +64,15 @@ class EpochFigures:
     epoch: int
     loss: str
     validation: str
+    more: tuple[str, ...] = ()  # of a candidate: on what is stored, on a gallery of its own
+
+
+@dataclass(frozen=True, slots=True)
+class PilotCard:
+    """What a tenth of the training said of the whole, and what came of it once that is known."""
+
+    words: str
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +87,7 @@ class TrainingPage:
     figures: tuple[EpochFigures, ...]
     with_figures: bool
     kept: str  # what is there to go on from
+    pilot: "PilotCard | None" = None
 
 
 def training_page(job: Job, *, with_figures: bool = False) -> TrainingPage:
@@ -67,19 +97,37 @@ def training_page(job: Job, *, with_figures: bool = False) -> TrainingPage:
     return TrainingPage(
         job=job,
         row=row,
-        title=job.subject or "Training of a base version",
+        title=job.subject or "Training",
         headline=_headline(job, row, history, epochs),
         asked=_asked(job),
         steps=_steps(job),
         drawings=tuple(
             drawing
-            for drawing in (_loss(history, epochs), _validation(history, epochs))
+            for drawing in (_loss(history, epochs), *_qualities(history, epochs))
             if drawing.curve.points
         ),
-        figures=tuple(_figures(history)) if with_figures else (),
+        figures=tuple(_figures(job, history)) if with_figures else (),
         with_figures=with_figures,
         kept=f"The first {_last_epoch(history)} epochs are kept." if history else "",
+        pilot=_pilot(job),
     )
+
+
+def is_candidate(job: Job) -> bool:
+    """Whether it trains a candidate, held to what is stored."""
+    return job.kind == CANDIDATE_KIND
+
+
+def _pilot(job: Job) -> PilotCard | None:
+    told = (job.result or {}).get("pilot") or job.checkpoint.get("pilot") or {}
+    if not told.get("words"):
+        return None
+    outcome = told.get("outcome") or {}
+    came = ""
+    if isinstance(outcome.get("cross_map"), int | float):
+        took = f" after {duration_words(outcome['seconds'])}" if outcome.get("seconds") else ""
+        came = f"It came to {outcome['cross_map']:.3f}{took}."
+    return PilotCard(str(told["words"]), came)
 
 
 def _history(job: Job) -> list[dict[str, Any]]:
@@ -100,6 +148,8 @@ def _headline(job: Job, row: JobRow, history: Sequence[dict[str, Any]], epochs: 
         case JobState.RUNNING:
             words = {
                 "reading": "Reading the photos",
+                "pilot": "Trying a tenth of it, to see what the whole would come to",
+                "calibrating": "Reading the entries that other versions made",
                 "training": f"Learning, {at}" if at else "Learning",
                 "encoding": "Encoding every photo of the catalogue with the new version",
                 "measuring": "Measuring it against the version in use",
@@ -117,21 +167,28 @@ def _asked(job: Job) -> tuple[tuple[str, str], ...]:
     """What the operator chose, as far as the payload says."""
     payload = job.payload
     asked = []
+    if payload.get("method"):
+        asked.append(("Method", str(payload["method"]).upper()))
     if isinstance(payload.get("label_fraction"), int | float):
         asked.append(("Labels used", f"{100 * payload['label_fraction']:g} %"))
     if payload.get("architecture"):
         asked.append(("Architecture", str(payload["architecture"])))
     if "from_scratch" in payload:
         asked.append(("Start", "from scratch" if payload["from_scratch"] else "from the version in use"))
+    if payload.get("scope"):
+        asked.append(("Photos", scope_words(payload["scope"])))
     return tuple(asked)
 
 
 def _steps(job: Job) -> tuple[Step, ...]:
-    names = [name for name, _ in STEPS]
+    wanted = CANDIDATE_STEPS if is_candidate(job) else STEPS
+    if not job.payload.get("pilot", True):
+        wanted = tuple(step for step in wanted if step[0] != "pilot")
+    names = [name for name, _ in wanted]
     stage = job.checkpoint.get("stage")
     current = len(names) if job.state == JobState.DONE else names.index(stage) if stage in names else -1
     steps = []
-    for number, (_, label) in enumerate(STEPS):
+    for number, (_, label) in enumerate(wanted):
         state = "done" if number < current else "now" if number == current else "later"
         sign = "check" if state == "done" else row_sign(job) if state == "now" else "later"
         steps.append(Step(label, state, sign))
@@ -147,10 +204,13 @@ def _loss(history: Sequence[dict[str, Any]], epochs: int) -> Drawing:
     return Drawing("Loss", "lower is better", _now(curve), _words("The loss", curve, "lowest"), curve)
 
 
-def _validation(history: Sequence[dict[str, Any]], epochs: int) -> Drawing:
-    curve = curve_of(_pairs(history, "validation"), within=(1, max(1, epochs)))
-    words = _words("The quality on validation photos", curve, "highest")
-    return Drawing("Validation", "0 to 1, higher is better", _now(curve), words, curve)
+def _qualities(history: Sequence[dict[str, Any]], epochs: int) -> list[Drawing]:
+    """Of a candidate, the two that its validation is the mean of come with it."""
+    found = []
+    for name, title, hint, words in CURVES:
+        curve = curve_of(_pairs(history, name), within=(1, max(1, epochs)))
+        found.append(Drawing(title, hint, _now(curve), _words(words, curve, "highest"), curve))
+    return found
 
 
 def _pairs(history: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
@@ -177,10 +237,16 @@ def _words(what: str, curve: Curve, best_word: str) -> str:
     )
 
 
-def _figures(history: Sequence[dict[str, Any]]) -> list[EpochFigures]:
+def _figures(job: Job, history: Sequence[dict[str, Any]]) -> list[EpochFigures]:
     """Newest first."""
+    more = ("cross", "own") if is_candidate(job) else ()
     return [
-        EpochFigures(int(row["epoch"]), _figure(row.get("loss")), _figure(row.get("validation")))
+        EpochFigures(
+            int(row["epoch"]),
+            _figure(row.get("loss")),
+            _figure(row.get("validation")),
+            tuple(_figure(row.get(name)) for name in more),
+        )
         for row in reversed(history)
     ]
 

@@ -49,8 +49,9 @@ def verdict(request: HttpRequest, version: str) -> HttpResponse:
         context |= {"against": pair.against.name, "facts": facts}
         context |= {"measuring": row_of(facts.measuring, database_now())} if facts.measuring else {}
         if request.htmx:  # type: ignore[attr-defined]
-            moving = render(request, "models/_measuring.html", context)
-            return moving if facts.measuring else HttpResponseClientRefresh()
+            if facts.measuring is None:
+                return HttpResponseClientRefresh()
+            return render(request, "models/_measuring.html", context)
         if facts.verdict is not None:
             context |= _report_context(request, pair.version, pair.against, facts.verdict)
     response = render(request, "models/verdict.html", context)
