@@ -46,6 +46,7 @@ from searchapp.services import (
     versions,
 )
 from searchapp.services.gallery import entries_add, gallery_transaction
+from searchapp.services.gallery_columns import read_entries
 from searchapp.services.held_out import HeldOut, held_out_fingerprint, held_out_queries
 from searchapp.services.media import media_read
 from tests.searchapp.stale_shop import hold_out_one_of_each, put_in_use, stale_shop
@@ -172,7 +173,7 @@ def test_items_added_under_the_candidate_are_asked_for_where_their_entries_are_i
     version = stale_shop(data_packs, in_use=False)
     told = cell(judged(version).report, NEW, "added_by_candidate")
     queries, photos = held_out_queries(), ItemImage.objects.order_by("pk")
-    view = verdict_galleries.read_entries(version)
+    view = read_entries(version)
     folds = list(verdict_galleries.folds_of(queries, view, verdict_galleries.photos_judged(view, queries)))
     assert sorted(at for fold in folds for at in fold.queries.tolist()) == list(range(len(queries)))
     assert len(folds) == 4
@@ -264,7 +265,7 @@ def test_a_large_gallery_is_judged_by_a_sample_that_keeps_what_is_asked_for(
     assert (report["gallery"]["entries"], report["gallery"]["sampled"]) == (60, 40)
     assert "same sample of 40 of 60 photos" in " ".join(report["notes"])
     assert {row["n"] for row in report["matrix"]} == {3}
-    view = verdict_galleries.read_entries(version)
+    view = read_entries(version)
     photos = verdict_galleries.photos_judged(view, queries, most=40)
     kept = set(photos.facts.image_ids.tolist())
     asked = ItemImage.objects.filter(item__in=[query.item_id for query in queries])
