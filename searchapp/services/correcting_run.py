@@ -76,15 +76,15 @@ def correct_run(run: JobRun) -> dict[str, Any]:
     correction_check(version, live.version)
     this = _Correction(run, version, live, run.checkpoint or _fitted(run, version), started)
     if not this.digest:
-        return _ended(this, "Nothing was changed: no map helps.")
+        return _ended(this, "Nothing was changed: no map helps")
     if this.digest == this.through_now:
-        return _ended(this, "Nothing was changed: the gallery is corrected by these very maps already.")
+        return _ended(this, "Nothing was changed: the gallery is corrected by these very maps already")
     try:
         judged = _judged(this)
         refusal = _refusal(judged.gate, run.payload["override_reason"])
         if refusal:
             _forget(this.digest)
-            return _ended(this, f"Nothing was changed: {refusal}.")
+            return _ended(this, f"Nothing was changed: {refusal}")
         run.progress(MEASURED, PARTS, f"trying {version.name} with the corrected gallery")
         arms.arm_tried(version, this.digest)
         failpoint("correct.before_move")

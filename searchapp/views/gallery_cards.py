@@ -70,7 +70,7 @@ def correction_facts(job: Job | None) -> tuple[tuple[str, str], ...]:
     facts = [
         ("Time it took", duration_words(result["seconds"])),
         ("Encoding everything again", f"about {duration_words(result['reencode_seconds'])}"),
-        ("Photos opened", f"{opened:,} of {result['photos']:,}"),
+        ("Photos opened, held-out ones included", f"{opened:,}"),
     ]
     if result["map_before"] is not None and result["map_after"] is not None:
         facts.append(
@@ -113,13 +113,21 @@ def _correcting(found: Staleness) -> str:
     took = _took(found.correction_seconds)
     return (
         f"Encodes {found.sample:,} photos anew and asks {found.asked:,} held-out ones{took}. The other embeddings are "
-        f"computed from what is stored."
+        f"computed from what is stored.{_dear(found)}"
     )
 
 
 def _encoding(found: Staleness) -> str:
     took = _took(found.backfill_seconds)
     return f"Encodes {found.stale:,} photos one by one in the background{took}; you may pause it at any time."
+
+
+def _dear(found: Staleness) -> str:
+    """In a small gallery the photos that judge a correction are more than those it spares."""
+    if found.backfill_seconds is None or found.correction_seconds is None:
+        return ""
+    is_dear = found.correction_seconds >= found.backfill_seconds
+    return " In a gallery this small, encoding everything again takes no longer." if is_dear else ""
 
 
 def _took(seconds: float | None) -> str:

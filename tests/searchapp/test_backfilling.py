@@ -26,6 +26,7 @@ from searchapp.services import (
 )
 from searchapp.services.backfilling import backfill_pause, backfill_resume, backfill_start
 from searchapp.services.correcting import correction_start
+from searchapp.services.stale_entries import stale_entries
 from searchapp.services.staleness import CORRECTED, OWN, STORED, staleness
 from tests.searchapp.api_cast import operator_make, session_client
 from tests.searchapp.stale_shop import put_in_use, stale_shop
@@ -110,7 +111,7 @@ def test_of_a_corrected_gallery_the_worst_predicted_come_first(second: ModelVers
     jobs.job_run_here(correction_start(user=None, override_reason="for the order"))
     live = versions.champion()
     maps = correctors.trunk_maps_of(live.view.corrector_digest)
-    stale = backfilling.stale_entries(second)
+    stale = stale_entries(second)
     predicted = dict(zip(stale.photos.tolist(), maps["1.0"].errors.predicted(stale.embeddings).tolist()))
     backfilled(limit=12, order="error")
     done = _done(second)
@@ -243,6 +244,7 @@ def test_the_page_shows_the_map_starts_both_ways_pauses_and_goes_on(second: Mode
     assert client.post("/ops/gallery/backfill", {"order": "oldest", "limit": "many"}).status_code == 400
     assert client.post("/ops/gallery/backfill", {"order": "oldest", "limit": ""}).status_code == 302
     job = Job.objects.get(kind="backfill")
+    assert job.created_by is not None
     assert (job.payload, job.created_by.username) == ({"order": "oldest", "limit": None}, "olga")
     assert ">Pause</button>" in client.get("/ops/gallery").content.decode()
     client.post("/ops/gallery/pause", {"what": "backfill"})
