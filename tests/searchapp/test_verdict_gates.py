@@ -96,7 +96,7 @@ def test_an_answer_that_must_not_turn_blocks_until_that_is_taken_back() -> None:
         stored({**LOSS, "high": 0.0, "low": 0.0, "value": 0.0, "verdict": "pass"}),
         user_make("olga"),
     )
-    pair = {"version": verdict.version, "against": verdict.against, "image_sha256": TURNED}
+    pair: dict[str, Any] = {"version": verdict.version, "against": verdict.against, "image_sha256": TURNED}
 
     with pytest.raises(InvalidInput, match="only with a reason"):
         verdict_flips.flip_decide(**pair, decision="block", user=user)
