@@ -17,6 +17,7 @@ from openapi_spec_validator import validate
 from searchapp.access import API, EVERYONE, HEALTH
 from searchapp.models import Job
 from searchapp.services import jobs, versions
+from tests.searchapp import outside_bundles
 from tests.searchapp.api_cast import operator_make, photo_file, session_client
 from tests.searchapp.galleries import shop
 from tests.searchapp.stale_shop import put_in_use
@@ -257,6 +258,10 @@ def test_examples_of_every_operation_answer_as_described(
     check(staff, "post", f"{v1}/gallery/backfill")
     check(operator, "post", f"{v1}/gallery/backfill", json={"order": "size"})
     check(operator, "post", f"{v1}/gallery/backfill", json={"limit": 5, "order": "oldest"})
+    outside = outside_bundles.zipped(outside_bundles.bundle_made(data_dir / "outside"))
+    for client, file in ((operator, b"no zip"), (staff, outside), (operator, outside)):
+        upload = SimpleUploadedFile("bundle.zip", file)
+        check(client, "post", f"{v1}/model-versions/import", data={"file": upload})
     check(anonymous, "get", "/healthz/live")
     check(anonymous, "get", "/healthz/ready")
     check(staff, "get", "/metrics")
