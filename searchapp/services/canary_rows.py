@@ -15,7 +15,7 @@ from searchapp.models import Category, Click, Deployment, Feedback, Query
 
 # What people do within so long after an answer counts in a test; later, an outcome stays what it was.
 SETTLED = timedelta(minutes=5)
-MOST_OUTCOMES = 50_000
+MOST_OUTCOMES = 20_000
 WHOLE = 100
 
 
