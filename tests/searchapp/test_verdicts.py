@@ -128,18 +128,14 @@ def test_a_cell_is_what_the_product_answers_of_a_gallery_of_two_producers(
 
 def test_the_first_answers_are_those_that_a_search_gives(data_dir: Path, data_packs: Path) -> None:
     version = stale_shop(data_packs, in_use=False)
-    stored = set(ItemImage.objects.values_list("image_sha256", flat=True))
-    for (
-        query
-    ) in EvaluationQuery.objects.all():  # the photo leaves the catalogue, so a search need not hide it
-        ItemImage.objects.filter(image_sha256=query.image_sha256).delete()
+    asked = EvaluationQuery.objects.values("image_sha256")
+    ItemImage.objects.filter(image_sha256__in=asked).delete()  # so that a search need not hide who asks
     report = judged(version).report
     put_in_use(version)
     serving.forget()
 
     right = []
     for query in held_out_queries():
-        assert query.image_sha256 in stored
         first = search.search_by_image(data=media_read(query.path)).results[0]
         right.append(first.item_id == query.item_id)
 
