@@ -297,8 +297,8 @@ def test_what_two_versions_cost_is_measured_here_and_priced_by_the_rates_of_now(
     operator_settings.setting_change(name="cost.watts", value=500.0, user=None)
 
     priced = verdicts.report_of(verdict)["costs"]
-    assert priced["money"] == pytest.approx(priced["reencode_hours"] * 360, abs=0.02)
-    assert priced["kwh"] == pytest.approx(priced["reencode_hours"] * 0.5, abs=1e-5)
+    assert priced["money"] == pytest.approx(priced["reencode_seconds"] / 10, abs=1e-4)
+    assert priced["kwh"] == pytest.approx(priced["reencode_seconds"] / 7200, abs=1e-5)
 
 
 def test_a_verdict_holds_until_the_held_out_photos_change(data_dir: Path, data_packs: Path) -> None:
