@@ -200,6 +200,7 @@ def test_in_the_shadow_the_candidate_answers_nobody_and_may_be_asked(second: Mod
 
     assert (live.is_shadow, live.share) == (True, 0)
     assert {answering(visitor, category="fruit") for visitor in VISITORS} == {"1.0"}
+    assert not Portion(7, share=100, is_shadow=True).takes("anybody", None)
     arm = serving.shadow_arm(SearchOptions(category="apple"))
     assert arm is not None
     assert (arm.version, arm.deployment_id) == (second, live.pk)
