@@ -14,7 +14,8 @@ from searchapp.settings.environment import env, read_choice, read_int, read_list
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 DATA_DIR = Path(read_str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 DEFAULT_BUNDLE = BASE_DIR / "ml" / "weights" / "default"
-BUDGET_BUNDLE = BASE_DIR / "ml" / "weights" / "budget"  # candidates of this architecture go on from its weights
+# Candidates of this architecture go on from its weights.
+BUDGET_BUNDLE = BASE_DIR / "ml" / "weights" / "budget"
 SAMPLE_DATA = Path(read_str("SAMPLE_DATA", default=str(BASE_DIR.parent / "shared" / "data")))
 
 DEBUG = False
