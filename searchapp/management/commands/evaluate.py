@@ -17,9 +17,7 @@ WRONG_USAGE = 2
 
 class Command(BaseCommand):
     requires_system_checks: list[str] = []
-    help = (
-        "Judge a version on held-out photos, beside the version in use. Run in the background unless --wait."
-    )
+    help = "Judge a version on held-out photos, beside the version in use."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("version_name", metavar="VERSION", help="such as 2.0")
@@ -27,7 +25,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--set", metavar="NAME", default="", help="the queries of this evaluation set alone"
         )
-        parser.add_argument("--wait", action="store_true", help="judge here, with a progress bar")
+        parser.add_argument("--wait", action="store_true", help="judge here and wait, unless --queue")
+        parser.add_argument("--queue", action="store_true", help="leave it to the workers and print the job")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -43,7 +42,7 @@ class Command(BaseCommand):
             raise CommandError(error.message, returncode=WRONG_USAGE) from error
         except SearchAppError as error:
             raise CommandError(error.message) from error
-        if not options["wait"]:
+        if options["queue"]:
             waiting = {"job": str(job.pk), "state": job.state}
             self.stdout.write(json.dumps(waiting) if options["json"] else f"job {job.pk} is {job.state}")
             return
