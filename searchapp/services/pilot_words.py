@@ -41,7 +41,7 @@ def with_outcome(pilot: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -
     if pilot is None:
         return None
     found = manifest["metrics"][NOTE][ASKED]
-    outcome = {"cross_map": found["cross"], "own_map": found["own"]} if found else {}
+    outcome = {f"{name}_map": round(found[name], 4) for name in ("cross", "own")} if found else {}
     return {**pilot, "outcome": {**outcome, "seconds": manifest["training"]["seconds"]}}
 
 
