@@ -12,7 +12,7 @@ from django.db import transaction
 
 from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import FINISHED_STATES, Deployment, Job, ModelVersion
-from searchapp.services import versions
+from searchapp.services import deploying, versions
 from searchapp.services.jobs import job_create
 from searchapp.services.stale_entries import stale_photos
 
@@ -72,6 +72,11 @@ def correction_check(version: ModelVersion, live: ModelVersion) -> None:
             f"{version.name} is of another lineage than {live.name}: their codes cannot be compared, so corrected "
             f"embeddings alone would not be found. Encode the photos: "
             f"`manage.py encode_missing --model-version {version.name}`."
+        )
+    if version == live and (trial := deploying.candidate_live()) is not None:
+        raise Conflict(
+            f"{trial.version.name} is being tried beside {live.name}, whose gallery would change under the comparison; "
+            "end the trial first."
         )
     if not stale_photos(version).exists():
         raise Conflict(f"There is nothing to correct: {version.name} has encoded every photo itself.")

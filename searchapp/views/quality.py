@@ -45,13 +45,14 @@ def quality_card() -> QualityCard:
 
 def quality_look(request: HttpRequest) -> HttpResponse:
     """POST /ops/measure: measure the version in use now, as the schedule does."""
-    try:
-        quality_watch.watch_start(staff_of(request))
-        messages.success(
-            request, "The version in use is being measured; that takes a moment per held-out photo."
-        )
-    except SearchAppError as error:
-        messages.error(request, error.message)
+    if request.method == "POST":
+        try:
+            quality_watch.watch_start(staff_of(request))
+            messages.success(
+                request, "The version in use is being measured; that takes a moment per held-out photo."
+            )
+        except SearchAppError as error:
+            messages.error(request, error.message)
     return HttpResponseRedirect(reverse("models"))
 
 

@@ -25,6 +25,7 @@ from searchapp.services.correcting import correction_start, items_to_fit
 from tests.searchapp.api_cast import operator_make
 from tests.searchapp.stale_shop import stale_shop
 from tests.searchapp.trainings import candidate, small_shop
+from tests.searchapp.turned import turned_version
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 
@@ -202,6 +203,15 @@ def test_there_is_nothing_to_correct_for_other_lineages_or_fresh_galleries(
         correction_start(user=None, version=candidate(encoded=False))
     with pytest.raises(InvalidInput, match="40 to 100,000"):
         correction_start(user=None, fit_items=5)
+
+
+def test_the_gallery_in_use_is_not_corrected_under_a_trial(second: ModelVersion) -> None:
+    other = turned_version(second)
+    view = GalleryView.objects.get(version=other)
+    Deployment.objects.create(arm=Deployment.Arm.CANDIDATE, version=other, view=view, share=25)
+    with pytest.raises(Conflict, match="3.0 is being tried beside 2.0"):
+        correction_start(user=None)
+    assert correction_start(user=None, version=other).payload["version"] == other.name
 
 
 def test_the_sample_is_one_in_a_hundred_of_a_large_gallery() -> None:
