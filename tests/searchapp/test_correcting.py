@@ -209,7 +209,7 @@ def test_the_gallery_in_use_is_not_corrected_under_a_trial(second: ModelVersion)
     other = turned_version(second)
     view = GalleryView.objects.get(version=other)
     Deployment.objects.create(arm=Deployment.Arm.CANDIDATE, version=other, view=view, share=25)
-    with pytest.raises(Conflict, match="3.0 is being tried beside 2.0"):
+    with pytest.raises(Conflict, match="being tried beside"):
         correction_start(user=None)
     assert correction_start(user=None, version=other).payload["version"] == other.name
 
