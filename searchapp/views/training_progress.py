@@ -181,7 +181,7 @@ def _asked(job: Job) -> tuple[tuple[str, str], ...]:
 
 
 def _steps(job: Job) -> tuple[Step, ...]:
-    wanted = CANDIDATE_STEPS if is_candidate(job) else STEPS
+    wanted: tuple[tuple[str, str], ...] = CANDIDATE_STEPS if is_candidate(job) else STEPS
     if not job.payload.get("pilot", True):
         wanted = tuple(step for step in wanted if step[0] != "pilot")
     names = [name for name, _ in wanted]

@@ -261,3 +261,69 @@ def test_a_training_is_found_only_under_its_own_kind(operator: Client) -> None:
     assert operator.post(f"/ops/train/{other.pk}/cancel").status_code == 404
     other.refresh_from_db()
     assert (other.state, other.cancel_requested) == (JobState.QUEUED, False)
+
+
+PILOT = {"words": "After 2 of 5 epochs the candidate finds what is stored.", "cross_map": 0.37}
+
+
+def candidate_training(**fields: Any) -> Job:
+    history = [
+        {"epoch": 1, "loss": 4.0},
+        {"epoch": 2, "loss": 3.0, "validation": 0.4, "cross": 0.3, "own": 0.5},
+    ]
+    checkpoint = {"stage": "training", "epochs": 5, "history": history, "pilot": PILOT}
+    payload = {"method": "ndpp", "architecture": "budget", "scope": {}, "pilot": True}
+    return running(**{"kind": "train_candidate", "payload": payload, "checkpoint": checkpoint, **fields})
+
+
+def test_a_candidate_is_asked_for_with_a_method_a_network_and_a_pilot(
+    operator: Client, photos: Sequence[bytes], data_dir: Any
+) -> None:
+    shop(photos)
+    asked = text_of(operator.get("/ops/candidates/train"))
+    form = {
+        "method": "odpp",
+        "architecture": "residual",
+        "scope": "vertical=product",
+        "epochs": "3",
+        "pilot": "on",
+    }
+
+    response = operator.post("/ops/candidates/train", form)
+    wrong = operator.post("/ops/candidates/train", {**form, "method": "magic", "epochs": "0"})
+
+    job = Job.objects.get(kind="train_candidate")
+    assert "NDPP Finds what is stored as well as it can" in asked
+    assert response["Location"] == f"/ops/train/{job.pk}/"
+    wish = {
+        "method": "odpp",
+        "architecture": "residual",
+        "scope": {"vertical": "product"},
+        "epochs": 3,
+        "pilot": True,
+    }
+    assert wish.items() <= job.payload.items()
+    assert wrong.status_code == 400
+    assert "magic is not one of the available choices" in text_of(wrong)
+    assert Job.objects.filter(kind="train_candidate").count() == 1
+
+
+def test_a_candidate_s_training_tells_what_its_pilot_said_and_how_it_finds_what_is_stored(
+    operator: Client,
+) -> None:
+    path = f"/ops/train/{candidate_training().pk}/?figures=table"
+
+    page = text_of(operator.get(path))
+
+    assert "Method: NDPP Architecture: budget" in page
+    assert "Read the photos , done Try a tenth , done Train , now Read what is stored , to come Judge" in page
+    assert "What the pilot says After 2 of 5 epochs the candidate finds what is stored." in page
+    assert "How it finds what is stored is 0.300 in epoch 2." in page
+    assert "2 3.0000 0.4000 0.3000 0.5000" in page
+
+
+def test_what_the_pilot_said_stands_beside_what_came_of_it(operator: Client) -> None:
+    outcome = {"cross_map": 0.412, "seconds": 300.0}
+    job = candidate_training(state=JobState.DONE, result={"pilot": {**PILOT, "outcome": outcome}})
+
+    assert "It came to 0.412 after 5 min." in text_of(operator.get(f"/ops/train/{job.pk}/"))
