@@ -20,6 +20,7 @@ from ml.protocol import Calibration, Encoded
 from ml.retrieval.columns import EntryColumns
 from searchapp.models import ModelVersion
 from searchapp.services import versions
+from searchapp.services.corrected_views import entries_corrected
 from searchapp.services.gallery_columns import read_entries
 from searchapp.services.held_out import HeldOut, held_out_queries
 from searchapp.services.held_out_answers import Asked, Values, gallery_answers
@@ -56,15 +57,17 @@ def judged(
     codes: OldCodes,
     learned: Collection[int],
     *,
+    corrector_digest: str,
     heard: Heard,
 ) -> Judged:
-    """Ask `version` and `bundle`, learned on it, the held-out queries of old and of new categories."""
+    """Ask `version` and `bundle`, learned on it, the held-out queries of old and of new categories, in the gallery as
+    it is seen through that corrector, if it is."""
     queries, features = _asked(version, learned, heard)
     items = np.array([query.cluster for query in queries], np.int64)
     is_new = np.array([query.category_id in learned for query in queries], np.bool_)
     parent = versions.bundle_of(version)
-    calibrations = versions.calibrations_of(version, parent)
-    gallery = read_entries(version)
+    calibrations = versions.calibrations_of(version, parent, corrector_digest=corrector_digest)
+    gallery = entries_corrected(read_entries(version), version, corrector_digest)
     before = _values(queries, stored_outputs(parent, None, features), gallery, calibrations)
     own = "increment"
     after = _values(

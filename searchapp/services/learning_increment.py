@@ -193,7 +193,10 @@ class Increment:
 
         self.notes.progress("checking", 0, 1, "asking held-out photos")
         learned = {category.pk for category in self.plan.categories}
-        verdict = judged(self.plan.parent, bundle, new, codes, learned, heard=heard)
+        verdict = judged(
+            self.plan.parent, bundle, new, codes, learned,
+            corrector_digest=self.plan.corrector_digest, heard=heard,
+        )  # fmt: skip
         self.notes.save(gates=[gate.as_json() for gate in verdict.gates])
         if not may_publish(verdict.gates):
             failed = "; ".join(gate.note for gate in verdict.gates if gate.verdict == "fail")

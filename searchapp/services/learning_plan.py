@@ -33,6 +33,11 @@ class Plan:
         return self.parent == self.live.version
 
     @property
+    def corrector_digest(self) -> str:
+        """Through which corrector the gallery is seen; the embedding head is the parent's, so it fits as before."""
+        return self.live.view.corrector_digest if self.goes_live else ""
+
+    @property
     def refusal(self) -> str:
         """How a sentence begins that says why the increment came to nothing."""
         if self.goes_live:

@@ -74,9 +74,7 @@ def _published(notes: Notes, plan: Plan, bundle: Bundle, new: NewCodes, about: P
             "photos": len(photos),
             "encoded": encoded, "seconds": round(time.monotonic() - about.started, 2),
         }  # fmt: skip
-        # The embedding head is the parent's, so what corrected for that corrects for this one.
-        through = plan.live.view.corrector_digest if plan.goes_live else ""
-        view = GalleryView.objects.create(version=version, corrector_digest=through)
+        view = GalleryView.objects.create(version=version, corrector_digest=plan.corrector_digest)
         if plan.goes_live:
             _put_in_use(notes, plan.live, view, result)
         _told(notes, plan, version, result)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ml.corrector_map import CorrectorMap, ErrorMap
 from ml.methods.corrector.bundle import TrunkMap
 from ml.methods.corrector.gallery import GalleryRows, corrected_gallery
+from ml.retrieval.columns import EntryColumns
 from searchapp.models import (
     AuditEvent,
     GalleryChange,
@@ -27,11 +28,13 @@ from searchapp.services import (
     encoding,
     gallery_dump,
     jobs,
+    learning_gates,
     serving,
     snapshots,
     versions,
 )
 from searchapp.services.gallery import entries_add, gallery_transaction
+from searchapp.services.held_out_answers import gallery_answers
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
 from tests.searchapp.learnings import learned, new_category, stocked
 from tests.searchapp.lineages import descendant, passed
@@ -230,8 +233,16 @@ def test_a_corrected_view_reads_similarities_as_they_were_measured_through_it(se
 
 
 def test_an_increment_of_a_corrected_version_sees_the_gallery_as_it_did(
-    data_dir: Path, data_packs: Path
+    data_dir: Path, data_packs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And so do the gates that judge it."""
+    judged: list[EntryColumns] = []
+
+    def spied(queries: Any, asked: Any, gallery: EntryColumns, calibrations: Any) -> Any:
+        judged.append(gallery)
+        return gallery_answers(queries, asked, gallery, calibrations)
+
+    monkeypatch.setattr(learning_gates, "gallery_answers", spied)
     stocked(data_packs)
     second = passed(descendant())
     put_in_use(second)
@@ -246,6 +257,12 @@ def test_an_increment_of_a_corrected_version_sees_the_gallery_as_it_did(
     by_first = set(GalleryEntry.objects.filter(producer__major=1).values_list("pk", flat=True))
     expected, seen = as_the_method_says(digest), served()
     assert {pk: seen[pk] for pk in by_first} == {pk: expected[pk] for pk in by_first}
+    assert len(judged) == 2
+    for gallery in judged:
+        rows = dict(zip(gallery.entry_ids.tolist(), gallery.embeddings, strict=True))
+        old = by_first & rows.keys()
+        assert old
+        assert {pk: rows[pk].tobytes() for pk in old} == {pk: expected[pk] for pk in old}
 
 
 def test_a_promotion_uses_the_corrector_that_was_fitted_last_unless_it_was_taken_back(
