@@ -14,7 +14,7 @@ from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict
 from searchapp.failpoints import failpoint
 from searchapp.models import Deployment, GalleryEntry, GalleryView, ModelVersion
-from searchapp.services import arms, catching_up, deploying, encoding, measuring, probing, verdicts, versions
+from searchapp.services import arms, deploying, encoding, measuring, probing, verdicts, versions
 from searchapp.services.announcing import announce
 from searchapp.services.arm_choice import WHOLE
 from searchapp.services.audit import event_record
@@ -51,8 +51,7 @@ def promote_run(run: JobRun) -> dict[str, Any]:
         deploying.version_check(version, wish["override_reason"], gates, **checks)
         failpoint("promote.after_gates")
         if not wish["shadow"]:
-            run.progress(3, STEPS, "learning what was learned since")
-            version = catching_up.caught_up(run, version, live)
+            version = _caught_up(run, version, live)
             if version == live.version:
                 raise Conflict(
                     f"{version.name}, which is in use, is {asked.name} with the categories learned since; go back to "
@@ -137,6 +136,13 @@ def _prepared(run: JobRun, version: ModelVersion, live: Deployment) -> None:
     pairs_calibrate(
         version, heard=lambda done, total: run.progress(1, STEPS, f"{words}, {done:,} of {total:,}")
     )
+
+
+def _caught_up(run: JobRun, version: ModelVersion, live: Deployment) -> ModelVersion:
+    from searchapp.services.catching_up import caught_up  # noqa: PLC0415  torch: who goes back does without
+
+    run.progress(3, STEPS, "learning what was learned since")
+    return caught_up(run, version, live)
 
 
 def _gates(run: JobRun, version: ModelVersion, live: ModelVersion) -> list[dict[str, Any]]:

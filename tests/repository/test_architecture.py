@@ -65,9 +65,10 @@ def test_every_entry_point_sets_the_thread_limits_before_anything_else() -> None
 
 
 def test_the_web_process_never_loads_torch() -> None:
+    """Going back runs in it, so what moves the pointer is loaded too."""
     code = (
         "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'searchapp.settings.test';"
-        "import searchapp.wsgi, searchapp.urls; sys.exit('torch' in sys.modules)"
+        "import searchapp.wsgi, searchapp.urls, searchapp.services.pointer_moves; sys.exit('torch' in sys.modules)"
     )
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True
