@@ -17,8 +17,10 @@ from searchapp.views.training_form import Choice
 METHOD_CHOICES = {
     "ndpp": (
         "NDPP",
-        "Finds what is stored as well as it can, and moves categories that lie too close together apart, away from "
-        "their neighbours. Begin with this one.",
+        (
+            "Finds what is stored as well as it can, and moves categories that lie too close together apart, away from "
+            "their neighbours. Begin with this one."
+        ),
     ),
     "odpp": ("ODPP", "The same aim; how far each category moves is itself optimised. Takes longer."),
     "bct": (
@@ -27,8 +29,10 @@ METHOD_CHOICES = {
     ),
     INDEPENDENT: (
         "Independent",
-        "Free of what is stored, so often the best by itself. It cannot search the stored codes: the whole catalogue "
-        "is encoded again before it can be used, or corrected.",
+        (
+            "Free of what is stored, so often the best by itself. It cannot search the stored codes: the whole catalogue "
+            "is encoded again before it can be used, or corrected."
+        ),
     ),
 }
 ARCHITECTURE_CHOICES = {

@@ -1,6 +1,6 @@
 """The operator's first page as a story: which candidates there are, what the verdict of one is, what served before."""
 
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -42,7 +42,7 @@ class VerdictCard:
 
 
 def candidate_cards(
-    overview: ModelOverview, measured: Set[int], chosen: VersionFacts | None
+    overview: ModelOverview, measured: AbstractSet[int], chosen: VersionFacts | None
 ) -> list[CandidateCard]:
     """`measured`: the ids of the versions that have a verdict beside the one in use."""
     return [_candidate(facts, overview.candidate, measured, chosen) for facts in overview.candidates]
@@ -103,7 +103,7 @@ def live_words(figures: LiveFigures) -> tuple[Figure, ...]:
 
 
 def _candidate(
-    facts: VersionFacts, tried: Deployment | None, measured: Set[int], chosen: VersionFacts | None
+    facts: VersionFacts, tried: Deployment | None, measured: AbstractSet[int], chosen: VersionFacts | None
 ) -> CandidateCard:
     version = facts.version
     if tried is not None and tried.version_id == version.pk:
