@@ -30,8 +30,8 @@ METHOD_CHOICES = {
     INDEPENDENT: (
         "Independent",
         (
-            "Free of what is stored, so often the best by itself. It cannot search the stored codes: the whole catalogue "
-            "is encoded again before it can be used, or corrected."
+            "Free of what is stored, so often the best by itself. It cannot search the stored codes: the whole "
+            "catalogue is encoded again before it can be used, or corrected."
         ),
     ),
 }
