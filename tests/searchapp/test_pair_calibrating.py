@@ -9,6 +9,7 @@ from ml.models.corrector import Corrector
 from searchapp.models import EvaluationQuery, ItemImage, ModelVersion, PairCalibration
 from searchapp.services import pair_calibrating, versions
 from searchapp.services.pair_calibrating import pairs_calibrate
+from tests.searchapp.stale_shop import hold_out_one_of_each
 from tests.searchapp.trainings import small_shop
 from tests.searchapp.turned import rotation, turned_version
 
@@ -82,17 +83,19 @@ def test_a_correction_has_a_reading_of_its_own(chain: tuple[ModelVersion, ModelV
     assert read(second, "c" * 64)["2.0"] == own
 
 
-def test_held_out_photos_are_never_asked(
-    chain: tuple[ModelVersion, ModelVersion], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held_out = set(EvaluationQuery.objects.values_list("image_sha256", flat=True))
-    asked = {ItemImage.objects.get(pk=photo.image_id).image_sha256 for photo in pair_calibrating._photos()}
-    assert asked
-    assert not asked & held_out
-    monkeypatch.setattr(pair_calibrating, "MOST_ENTRIES", 20)
-    drawn = pair_calibrating._photos()
+def test_held_out_photos_are_never_asked(chain: tuple[ModelVersion, ModelVersion]) -> None:
+    before = {photo.image_id for photo in pair_calibrating._photos()}
+    hold_out_one_of_each()
+    held_out = EvaluationQuery.objects.values("image_sha256")
+    kept_out = set(ItemImage.objects.filter(image_sha256__in=held_out).values_list("pk", flat=True))
+    assert len(kept_out) == 5
+    assert {photo.image_id for photo in pair_calibrating._photos()} == before - kept_out
+
+
+def test_a_large_catalogue_is_drawn_from_alike_each_time(chain: tuple[ModelVersion, ModelVersion]) -> None:
+    drawn = pair_calibrating._photos(20)
     assert len(drawn) == 20
-    assert drawn == pair_calibrating._photos()
+    assert drawn == pair_calibrating._photos(20)
 
 
 def test_too_small_a_catalogue_keeps_nothing(data_dir: Path, data_packs: Path) -> None:
