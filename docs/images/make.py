@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  a script beside its pictures, not a package
-"""Make the README's pictures from a real run: `python docs/images/make.py` writes them beside itself.
+"""Make the README's pictures from a real run: `python docs/images/make.py [shop] [upgrade]` writes them beside itself.
 
 Only photos whose licences let them be shown again are in them: the grocery pack (MIT) and the clothing pack (CC0).
 """
@@ -23,11 +23,17 @@ from tests.system import System  # noqa: E402
 SAMPLE_DATA = Path(os.environ.get("SAMPLE_DATA", ROOT.parent / "shared" / "data"))
 MAX_BYTES = 400_000
 RESERVED, PASSWORD = "Anjou", "only-for-these-pictures"
+EPOCHS = "24"
 DESKTOP = {"viewport": {"width": 1200, "height": 740}}
 SMALL_PHONE = {**PHONE, "viewport": {"width": 390, "height": 760}, "device_scale_factor": 1.5}
 
 
 def main() -> None:
+    for part in sys.argv[1:] or ("shop", "upgrade"):
+        {"shop": shop, "upgrade": upgrade}[part]()
+
+
+def shop() -> None:
     with System() as system, tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         for pack in ("grocery", "clothing"):
             system.run("import_catalogue", str(SAMPLE_DATA / pack), "--stock", "--wait", timeout=1800)
@@ -65,6 +71,33 @@ def main() -> None:
         page = browser.new_page(**DESKTOP)  # type: ignore[arg-type]
         _search(page, system.base_url, asked)
         _keep(page, "found")
+        browser.close()
+
+
+def upgrade() -> None:
+    """The verdict on a candidate for a shop of grocery photos; training it takes minutes."""
+    with System() as system, sync_playwright() as playwright:
+        system.run("import_catalogue", str(SAMPLE_DATA / "grocery"), "--stock", "--wait", timeout=1800)
+        candidate = ("--method", "ndpp", "--architecture", "budget", "--epochs", EPOCHS, "--no-pilot")
+        system.run("train_candidate", *candidate, "--wait", timeout=3600)
+        system.python(
+            "from django.contrib.auth.models import User;"
+            f"User.objects.create_superuser('sam', password='{PASSWORD}')"
+        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1200, "height": 1160})
+        page.goto(f"{system.base_url}/login/?next=/ops/versions/2.0/verdict")
+        page.fill("#id_username", "sam")
+        page.fill("#id_password", PASSWORD)
+        page.click("main button[type=submit]")
+        page.wait_for_load_state("networkidle")
+        _keep(page, "verdict")
+        page.set_viewport_size({"width": 1200, "height": 900})
+        page.locator("#flips-title").scroll_into_view_if_needed()
+        page.evaluate("window.scrollTo(0, document.getElementById('flips-title').offsetTop - 24)")
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(600)
+        _keep(page, "flips")
         browser.close()
 
 
