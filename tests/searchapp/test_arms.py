@@ -22,10 +22,10 @@ class TestFaults:
         self, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         deployment = canary(photos)
-        assert search.search_by_image(data=photos[0]).arm == "candidate"
+        assert search.search_by_image(data=photos[0], visitor="somebody").arm == "candidate"
         break_arm(monkeypatch, "candidate")
 
-        answer = search.search_by_image(data=photos[0])
+        answer = search.search_by_image(data=photos[0], visitor="somebody")
 
         assert (answer.arm, answer.model_version) == ("champion", "1.0")
         assert answer.results[0].sku == "apple-0"

@@ -152,10 +152,10 @@ def test_a_fault_inside_the_arm_ends_it_and_every_shopper_had_an_answer(
     data_dir: Path, photos: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment = canary(photos)
-    assert search.search_by_image(data=photos[0]).arm == "candidate"
+    assert search.search_by_image(data=photos[0], visitor="somebody").arm == "candidate"
     break_arm(monkeypatch, "candidate")
 
-    answers = [search.search_by_image(data=photos[n % 6]) for n in range(3)]
+    answers = [search.search_by_image(data=photos[n % 6], visitor="somebody") for n in range(3)]
     query_log.flush()
     call_command("sweep", "--once")
 
@@ -163,7 +163,7 @@ def test_a_fault_inside_the_arm_ends_it_and_every_shopper_had_an_answer(
     assert all(answer.results for answer in answers)
     assert not is_live(deployment)
     assert deployment.end_reason.startswith("stopped by itself: 3 of its latest 4 queries failed, 75.0 %")
-    assert search.search_by_image(data=photos[0]).arm == "champion"
+    assert search.search_by_image(data=photos[0], visitor="somebody").arm == "champion"
 
 
 class TestRules:
