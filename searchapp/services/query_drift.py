@@ -1,7 +1,7 @@
 """Do people ask with other photos than they did? Kept as sums of at least LEAST photos; no single one is written.
 
 Each process adds up the embeddings of the photos it was asked with, and now and then adds its sum to the row of the
-hour (models.QuerySum). Compared are the first hours of a version, up to REFERENCE photos, and its last week: the cosine
+hour (models.QuerySum). Compared are the first REFERENCE_HOURS hours of a version, and its last week: the cosine
 distance of the two mean embeddings, with a bootstrap interval over hours, beside what the same hours give when they are
 shuffled between both. Whether new photos of the gallery differ is looked at by services.drift_watch.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from searchapp.models import ModelVersion, QuerySum
 
 LEAST = 50  # photos in a sum before it may leave the process
-REFERENCE, REFERENCE_HOURS = 5000, 24 * 7
+REFERENCE_HOURS = 24 * 7
 RECENT = timedelta(days=7)
 LEAST_HOURS = 6  # of each period
 DRAWS, SEED, LEVEL = 400, 0, 0.01
@@ -106,12 +106,7 @@ def drift_of(version: ModelVersion) -> QueryDrift | None:
     """None while there are too few photos to compare: of either period fewer than LEAST_HOURS hours."""
     rows = QuerySum.objects.filter(version=version.name).order_by("hour")
     since = timezone.now() - RECENT
-    then, counted = [], 0
-    for row in rows.filter(hour__lt=since)[:REFERENCE_HOURS]:
-        if counted >= REFERENCE:
-            break
-        then.append(row)
-        counted += row.count
+    then = list(rows.filter(hour__lt=since)[:REFERENCE_HOURS])
     now = list(rows.filter(hour__gte=since))
     if min(len(then), len(now)) < LEAST_HOURS:
         return None

@@ -22,13 +22,15 @@ def unit(towards: np.ndarray) -> np.ndarray:
     return (photo / np.linalg.norm(photo)).astype(np.float32)
 
 
-def asked(version: ModelVersion, towards: np.ndarray, *, days_ago: float, hours: int = 8) -> None:
+def asked(
+    version: ModelVersion, towards: np.ndarray, *, days_ago: float, hours: int = 8, count: int = 60
+) -> None:
     for hour in range(hours):
-        photos = np.stack([unit(towards) for _ in range(60)])
+        photos = np.stack([unit(towards) for _ in range(60)]) * (count / 60)
         QuerySum.objects.create(
             version=version.name,
             hour=timezone.now() - timedelta(days=days_ago, hours=hour),
-            count=60,
+            count=count,
             total=photos.sum(axis=0).tolist(),
             best=30.0,
         )
@@ -109,3 +111,14 @@ def test_a_few_hours_tell_nothing() -> None:
     asked(version, np.ones(8), days_ago=1, hours=5)
 
     assert drift_of(version) is None
+
+
+def test_a_shop_with_thousands_of_photos_an_hour_is_told_as_well() -> None:
+    version = versions.default_version_ensure()
+    asked(version, np.ones(8), days_ago=20, count=6000)
+    asked(version, np.ones(8), days_ago=1, count=6000)
+
+    found = drift_of(version)
+
+    assert found is not None
+    assert found.photos_then == 48_000
