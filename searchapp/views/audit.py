@@ -29,9 +29,19 @@ AT_ONCE = 500  # rows of the CSV read from the database in one go
 HEADER = ("when", "who", "action", "subject", "reason", "before", "after", "digests")
 WORDS = {
     "version.promote": "Put a version in use",
+    "version.promote.refused": "Refused to put a version in use",
     "version.rollback": "Went back to a version",
+    "version.canary": "Began to try a version on some visitors",
+    "version.shadow": "Began to ask a version unseen",
+    "version.canary_end": "Ended the trial of a version",
     "version.import": "Took in a version from outside",
+    "flip.decide": "Decided on an answer that changes",
+    "quality.fallen": "Quality fell below what was promised",
+    "quality.rollback": "Went back because quality fell",
+    "gallery.correct": "Corrected the gallery",
+    "gallery.checked": "Checked the gallery after a move",
     "categories.learn": "Learned categories",
+    "categories.catch_up": "Taught a candidate missing categories",
     "category.add": "Added a category",
     "category.delete": "Deleted a category",
     "category.merge": "Merged categories",
@@ -41,6 +51,8 @@ WORDS = {
     "item.relabel": "Moved an item",
     "items.relabel": "Moved items",
     "image.delete": "Deleted a photo",
+    "duplicate.keep": "Kept photos that are alike",
+    "duplicate.remove": "Removed a photo that is alike",
     "setting.change": "Changed a setting",
     "evaluation_set.add": "Added an evaluation set",
     "evaluation_set.use": "Used an evaluation set, or not",
@@ -48,6 +60,10 @@ WORDS = {
     "evaluation_set.delete": "Deleted an evaluation set",
     "evaluation_set.expire": "Shoppers' photos ended",
     "index_audit.repair": "Repaired the gallery",
+    "user.create": "Added an account",
+    "user.change": "Changed an account",
+    "key.create": "Created an API key",
+    "key.revoke": "Revoked an API key",
 }
 
 

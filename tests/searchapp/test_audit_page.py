@@ -1,8 +1,12 @@
 """Operators read the audit log by who, what, on what and when, on the page and as CSV; nobody changes it."""
 
+import ast
 import csv
 import io
+import re
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,9 +14,10 @@ from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 
+import searchapp
 from searchapp.models import AuditEvent
 from searchapp.services.audit import event_record
-from searchapp.views.audit import PAGE_SIZE
+from searchapp.views.audit import PAGE_SIZE, WORDS
 from tests.searchapp.api_cast import operator_make, session_client, user_make
 
 pytestmark = pytest.mark.django_db
@@ -180,3 +185,28 @@ def test_the_database_refuses_to_change_or_delete_an_entry(olga: User, sql: str)
         cursor.execute(sql.format(AuditEvent._meta.db_table))
 
     assert AuditEvent.objects.count() == 3
+
+
+def test_every_action_that_is_recorded_has_words() -> None:
+    sources = Path(searchapp.__file__).parent.rglob("*.py")
+    recorded = {action for path in sources for action in actions_recorded(ast.parse(path.read_text("utf-8")))}
+    assert {"version.canary", "categories.catch_up", "duplicate.keep", "evaluation_set.use"} <= recorded
+    assert recorded <= WORDS.keys()
+
+
+def actions_recorded(tree: ast.Module) -> Iterator[str]:
+    """Texts given as `action`, by name or by place to a function of the same file, or returned by one so named."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    takers = {
+        one.name: names.index("action")
+        for one in functions
+        if "action" in (names := [argument.arg for argument in one.args.args])
+    }
+    given: list[ast.AST] = [one for one in functions if one.name == "action"]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        given += [keyword.value for keyword in call.keywords if keyword.arg == "action"]
+        if isinstance(call.func, ast.Name) and takers.get(call.func.id, len(call.args)) < len(call.args):
+            given.append(call.args[takers[call.func.id]])
+    for node in (found for one in given for found in ast.walk(one)):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", str(node.value)):
+            yield node.value
