@@ -7,12 +7,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from searchapp.exceptions import InvalidInput, SearchAppError
+from searchapp.management.arguments import WRONG_USAGE
 from searchapp.management.following import job_followed
 from searchapp.models import JobState, Verdict
 from searchapp.services import evaluating, versions
 from searchapp.services.verdicts import report_of
-
-WRONG_USAGE = 2
 
 
 class Command(BaseCommand):
@@ -55,8 +54,10 @@ class Command(BaseCommand):
 
 def _in_words(report: dict[str, Any]) -> str:
     lines = [
-        f"{report['version']} beside {report['against']}, {report['queries']:,} held-out photos, "
-        f"{report['gallery']['entries']:,} entries"
+        (
+            f"{report['version']} beside {report['against']}, {report['queries']:,} held-out photos, "
+            f"{report['gallery']['entries']:,} entries"
+        )
     ]
     for row in report["matrix"]:
         state = row["gallery_state"].replace("_", " ")

@@ -10,12 +10,12 @@ from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
 from searchapp.exceptions import InvalidInput, SearchAppError
+from searchapp.management.arguments import WRONG_USAGE
 from searchapp.models import JobState
 from searchapp.services import importing
 from searchapp.services.import_sources.detection import ITEM_RULES
 from searchapp.services.jobs import job_run_here
 
-WRONG_USAGE = 2
 SHOWN_ERRORS = 20
 
 

@@ -7,11 +7,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from searchapp.exceptions import InvalidInput, SearchAppError
+from searchapp.management.arguments import WRONG_USAGE
 from searchapp.management.following import job_followed
 from searchapp.models import JobState
 from searchapp.services import learning
-
-WRONG_USAGE = 2
 
 
 class Command(BaseCommand):
