@@ -41,7 +41,6 @@ def backfill_start(
     user: AbstractBaseUser | None,
     limit: int | None = None,
     order: str = "error",
-    idempotency_key: str = "",
 ) -> Job:
     """A job of kind "backfill" over at most `limit` photos. While one waits or runs, that one is given.
 
@@ -68,7 +67,6 @@ def backfill_start(
             user=user,
             subject=f"Encode older entries by {live.version.name}, {ORDERS[order]}",
             payload=payload,
-            idempotency_key=idempotency_key,
         )
 
 

@@ -30,7 +30,6 @@ def correction_start(
     fit_items: int | None = None,
     version: ModelVersion | None = None,
     override_reason: str = "",
-    idempotency_key: str = "",
 ) -> Job:
     """A job of kind "correct_gallery" for the version in use, or for a candidate of its lineage.
 
@@ -61,7 +60,6 @@ def correction_start(
             user=user,
             subject=f"Correct the gallery for {wanted.name}",
             payload=payload,
-            idempotency_key=idempotency_key,
         )
 
 
@@ -95,7 +93,7 @@ def items_to_fit(
             trunk: min(count, max(PER_DIMENSION * dimension, min(MOST_USUAL, usual[trunk])))
             for trunk, count in entries.items()
         }
-    total = sum(entries.values())
+    total = max(1, sum(entries.values()))
     return {
         trunk: min(count, max(LEAST_ITEMS, round(fit_items * count / total)))
         for trunk, count in entries.items()

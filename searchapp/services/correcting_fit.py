@@ -19,7 +19,7 @@ from searchapp.services import correctors, intake, versions
 from searchapp.services.correcting import items_to_fit
 from searchapp.services.gallery_columns import in_chunks
 from searchapp.services.photo_features import Heard
-from searchapp.services.stale_entries import StaleEntries, categories_of, trunks_of
+from searchapp.services.stale_entries import StaleEntries, categories_of, may_be_learned_from, trunks_of
 from searchapp.services.training_attempt import training_threads
 
 SEED = 0
@@ -52,15 +52,17 @@ class Fit:
 def gallery_fitted(version: ModelVersion, stale: StaleEntries, *, fit_items: int | None, heard: Heard) -> Fit:
     """One map for each trunk whose entries stand in the view of `version`, or the reason why it has none.
 
-    heard: photos encoded, of all there are to encode. Writes nothing.
+    Photos that are held out are never drawn: they judge the fit. heard: photos encoded, of all there are to encode.
+    Writes nothing.
     """
     trunks = trunks_of(stale.majors)
-    entries = {major: len(stale.of_trunk(major)) for major in trunks}
-    counts = items_to_fit(entries, version.dimension, fit_items)
+    is_free = may_be_learned_from(stale.photos)
+    free = {major: rows[is_free[rows]] for major in trunks for rows in (stale.of_trunk(major),)}
+    counts = items_to_fit({major: len(rows) for major, rows in free.items()}, version.dimension, fit_items)
     categories = categories_of(stale.items)
     fit = Fit()
     for major, trunk in trunks.items():
-        rows = stale.of_trunk(major)
+        rows = free[major]
         chosen = rows[_chosen(categories[rows], counts[major])]
         started = time.perf_counter()
         so_far = partial(_heard_after, heard, fit.opened, sum(counts.values()))
@@ -70,7 +72,7 @@ def gallery_fitted(version: ModelVersion, stale: StaleEntries, *, fit_items: int
         found = _fitted(stale.embeddings[chosen[readable]], fresh, categories[chosen[readable]])
         fit.encode_seconds += encoded - started
         fit.fit_seconds += time.perf_counter() - encoded
-        _told(fit, trunk, found, stale.embeddings[rows], len(readable))
+        _told(fit, trunk, found, stale.embeddings[stale.of_trunk(major)], len(readable))
     return fit
 
 

@@ -68,13 +68,13 @@ class _Correction:
 
 
 def correct_run(run: JobRun) -> dict[str, Any]:
-    """Handler of "correct_gallery". A retry after the fit goes on with the maps that were kept."""
+    """Handler of "correct_gallery". A retry after the fit goes on with the maps that were kept, if they still are."""
     if "said" in run.checkpoint:  # killed between the last write and the last word
         return _said(run)
     started = time.monotonic()
     version, live = versions.version_named(run.payload["version"]), versions.champion()
     correction_check(version, live.version)
-    this = _Correction(run, version, live, run.checkpoint or _fitted(run, version), started)
+    this = _Correction(run, version, live, _kept(run) or _fitted(run, version), started)
     if not this.digest:
         return _ended(this, "Nothing was changed: no map helps")
     if this.digest == this.through_now:
@@ -92,6 +92,12 @@ def correct_run(run: JobRun) -> dict[str, Any]:
     except JobCancelled:
         _forget(this.digest)
         raise
+
+
+def _kept(run: JobRun) -> dict[str, Any]:
+    """Of an attempt before this one; empty when it fitted nothing yet, or was cancelled and its maps went with it."""
+    digest = run.checkpoint.get("digest", "")
+    return {} if digest and not correctors.is_kept(digest) else run.checkpoint
 
 
 def _fitted(run: JobRun, version: ModelVersion) -> dict[str, Any]:

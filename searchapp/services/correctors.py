@@ -73,6 +73,11 @@ def corrector_store(
     return corrector_bundle_write(_folder(), target=target, maps=maps, given_up=given_up, fitting=fitting)
 
 
+def is_kept(digest: str) -> bool:
+    """Whether there is such a bundle."""
+    return _stored(digest).is_dir()
+
+
 def corrector_drop(digest: str) -> None:
     """Remove a bundle that no view came to use; one that is used stays, and so does what is not there."""
     if digest and not GalleryView.objects.filter(corrector_digest=digest).exists():

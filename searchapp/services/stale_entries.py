@@ -8,7 +8,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from numpy.typing import NDArray
 
 from ml.retrieval.columns import EntryColumns
-from searchapp.models import GalleryEntry, Item, ItemImage, ModelVersion
+from searchapp.models import EvaluationQuery, GalleryEntry, Item, ItemImage, ModelVersion
 from searchapp.services.gallery_columns import in_chunks, read_entries
 
 
@@ -54,6 +54,17 @@ def stale_entries(version: ModelVersion) -> StaleEntries:
         majors[rows],
         entries.embeddings[rows],
     )
+
+
+def may_be_learned_from(image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N,) photos -> (N,) whether a fit may use them: a photo held out, in any set, only judges."""
+    asked = EvaluationQuery.objects.values("image_sha256")
+    held_out = [
+        pk
+        for ids in in_chunks(image_ids.tolist())
+        for pk in ItemImage.objects.filter(pk__in=ids, image_sha256__in=asked).values_list("pk", flat=True)
+    ]
+    return ~np.isin(image_ids, held_out)
 
 
 def trunks_of(majors: NDArray[np.int64]) -> Mapping[int, ModelVersion]:

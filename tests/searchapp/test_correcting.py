@@ -1,6 +1,7 @@
 """Correcting the gallery: fitted from a sample, judged, put in use, taken back; no row of it ever changes."""
 
 import json
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,21 @@ from searchapp.models import (
     AuditEvent,
     Deployment,
     GalleryView,
+    Job,
     JobState,
     ModelVersion,
     PairCalibration,
 )
-from searchapp.services import correcting_fit, correctors, deploying, gallery_dump, jobs, serving, versions
+from searchapp.services import (
+    correcting_fit,
+    correcting_run,
+    correctors,
+    deploying,
+    gallery_dump,
+    jobs,
+    serving,
+    versions,
+)
 from searchapp.services.correcting import correction_start, items_to_fit
 from tests.searchapp.api_cast import operator_make
 from tests.searchapp.stale_shop import stale_shop
@@ -60,8 +71,9 @@ def test_a_correction_that_passes_serves_at_once_and_a_rollback_undoes_it(second
     assert result["map_after"] > result["map_before"]
     (told,) = result["producers"]
     assert (told["producer"], told["entries"], told["helps"]) == ("1.0", 60, True)
+    assert told["pairs"] == 48  # and not the held-out ones, which judge
     assert told["error"] < 0.5 * told["staleness"]
-    assert result["fitted_on"] == 60
+    assert result["fitted_on"] == 48
     assert result["reencode_seconds"] > 0
     assert live.measured["state"] == "corrected"
     assert live.measured["map"] == result["map_after"]
@@ -154,6 +166,33 @@ def test_a_candidate_gets_a_view_for_its_promotion_and_nothing_moves(
     assert (result["switched"], versions.champion().pk) == (False, before)
     assert GalleryView.objects.filter(version=version, corrector_digest=result["view"]).exists()
     assert deploying.corrector_to_serve(version) == result["view"]
+
+
+def test_a_correction_cancelled_after_its_fit_can_be_taken_up_again(
+    second: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had fitted went with the cancellation; it is fitted again."""
+    with monkeypatch.context() as patched:
+        patched.setattr(correcting_run, "failpoint", cancelled_at("correct.after_calibration"))
+        job = jobs.job_run_here(correction_start(user=None))
+    assert job.state == JobState.CANCELLED
+    assert job.checkpoint["digest"]
+    assert not list(correctors._folder().glob("*"))
+
+    again = jobs.job_run_here(jobs.job_retry(job, None))
+
+    assert again.state == JobState.DONE, again.error
+    assert (
+        versions.champion().view.corrector_digest == (again.result or {})["view"] == job.checkpoint["digest"]
+    )
+
+
+def cancelled_at(point: str) -> Callable[[str], None]:
+    def failpoint(name: str) -> None:
+        if name == point:
+            Job.objects.update(cancel_requested=True)
+
+    return failpoint
 
 
 def test_increments_of_a_trunk_share_its_map(second: ModelVersion) -> None:
