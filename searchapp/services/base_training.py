@@ -24,7 +24,7 @@ from searchapp.exceptions import Conflict, InvalidInput
 from searchapp.models import FINISHED_STATES, Category, Job, Vertical
 from searchapp.services.database_clock import DatabaseNow
 from searchapp.services.jobs import job_create
-from searchapp.services.training_photos import category_sizes, training_photos
+from searchapp.services.training_photos import training_sizes
 
 KIND = "train_base"
 CANDIDATE_KIND = "train_candidate"
@@ -57,7 +57,7 @@ def base_training_start(
     _check_label_fraction(label_fraction)
     check_choices(architecture=architecture, epochs=epochs, seed=seed)
     scope = checked_scope(scope)
-    sizes = category_sizes(training_photos(scope))
+    sizes = training_sizes(scope)
     check_catalogue(sizes)
     if config:
         with config_errors():

@@ -32,7 +32,7 @@ from searchapp.services.base_training import (
     invalid,
 )
 from searchapp.services.jobs import job_create
-from searchapp.services.training_photos import category_sizes, training_photos
+from searchapp.services.training_photos import training_sizes
 
 HELD, INDEPENDENT = ("ndpp", "odpp", "bct"), "independent"
 METHODS = (*HELD, INDEPENDENT)
@@ -64,7 +64,7 @@ def candidate_start(
         )
     check_choices(architecture=architecture, epochs=epochs, seed=seed)
     scope = checked_scope(scope)
-    sizes = category_sizes(training_photos(scope))
+    sizes = training_sizes(scope)
     check_catalogue(sizes)
     champion = versions.default_version_ensure()
     _check_stored(champion)

@@ -30,7 +30,7 @@ def _hold_out_of(category: Category) -> int:
     if photos.count() < LEAST_PHOTOS:
         return 0
     EvaluationQuery.objects.bulk_create(
-        [_query(photo, category) for photo in _locked(photos.filter(_one_in_eight()), category)],
+        [_query(photo, category) for photo in _locked(photos.filter(one_in_eight()), category)],
         ignore_conflicts=True,
         batch_size=500,
     )
@@ -63,7 +63,7 @@ def held_out_expected(new_photos: Mapping[str, Sequence[int]]) -> int:
     for path, (count, chosen) in new_photos.items():
         photos = present.get(path, ItemImage.objects.none())
         if path not in with_splits and photos.count() + count >= LEAST_PHOTOS:
-            expected += chosen + photos.filter(_one_in_eight()).count()
+            expected += chosen + photos.filter(one_in_eight()).count()
     return expected
 
 
@@ -77,7 +77,8 @@ def _without_splits(paths: Collection[str]) -> QuerySet[Category]:
     return Category.objects.filter(path__in=list(paths)).exclude(pk__in=split_by_source)
 
 
-def _one_in_eight() -> Q:
+def one_in_eight() -> Q:
+    """As `is_one_in_eight`, asked of the database."""
     return Q(image_sha256__endswith="0") | Q(image_sha256__endswith="8")  # a hex digit that eight divides
 
 

@@ -6,18 +6,15 @@ The photos are those of services.training_photos, which also chooses the evaluat
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, QuerySet
 
-from searchapp.models import Category, EvaluationQuery, ItemImage, Job, JobState
+from searchapp.models import EvaluationQuery, ItemImage, Job, JobState
 from searchapp.services.base_training import KIND, LEAST_CATEGORIES
-from searchapp.services.catalogue import ONE_IN_EIGHT
-from searchapp.services.training_photos import LEAST_PHOTOS
+from searchapp.services.training_photos import LEAST_PHOTOS, left_out, usable_photos
 
 # As in ml.base_version.catalogue, which takes torch and so seconds to load.
 GROWTH, SCRATCH_FACTOR = 0.6, 2  # steps grow more slowly than the catalogue; random weights take more of them
 CHECKED_ONE_IN, CHECKED_LEAST = 8, 8  # of each category of eight or more, these check the training
-
-_ONE_IN_EIGHT = Q(image_sha256__endswith="0") | Q(image_sha256__endswith="8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +52,8 @@ class TrainingPlan:
 
 def training_plan() -> TrainingPlan:
     """Counts as of now: what changes between this and the start of the training changes them."""
-    held_out = EvaluationQuery.objects.values("image_sha256")
-    usable = ItemImage.objects.filter(failure="").exclude(image_sha256__in=held_out)
-    left_out = _left_out()
-    sizes = _sizes(usable.exclude(left_out))
+    usable, is_left_out = usable_photos(), left_out()
+    sizes = _sizes(usable.exclude(is_left_out))
     learned = [size for size in sizes.values() if size >= LEAST_PHOTOS]
     present = ItemImage.objects.values_list("item__category__path", flat=True).order_by().distinct()
     return TrainingPlan(
@@ -66,17 +61,11 @@ def training_plan() -> TrainingPlan:
         categories=len(learned),
         checked=sum(size // CHECKED_ONE_IN for size in learned if size >= CHECKED_LEAST),
         held_out=EvaluationQuery.objects.count(),
-        left_out=usable.filter(left_out).count(),
+        left_out=usable.filter(is_left_out).count(),
         unreadable=ItemImage.objects.exclude(failure="").count(),
         too_few=tuple(path for path in sorted(present) if sizes.get(path, 0) < LEAST_PHOTOS),
         pace=_last_pace(),
     )
-
-
-def _left_out() -> Q:
-    """One photo in eight by its content, where the category's source named no evaluation queries."""
-    named = EvaluationQuery.objects.public().exclude(split=ONE_IN_EIGHT).values("category")
-    return _ONE_IN_EIGHT & Q(item__category__in=Category.objects.exclude(pk__in=named))
 
 
 def _sizes(photos: QuerySet[ItemImage]) -> dict[str, int]:
