@@ -96,7 +96,7 @@ def _registered(notes: Notes, parent: ModelVersion, bundle: Bundle) -> ModelVers
     return versions.version_register(
         bundle.manifest,
         number=(parent.major, highest + 1),
-        size_bytes=sum(int(entry["bytes"]) for entry in bundle.manifest.files.values()),
+        size_bytes=versions.size_bytes_of(bundle.manifest),
         parent=parent,
         labels=bundle.manifest.labels,
         user=notes.run.job.created_by,

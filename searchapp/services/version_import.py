@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Max
 
 from ml.artifacts import Bundle, BundleError, Manifest
 from ml.base_version.candidate import NOTE, moved_degrees
 from ml.base_version.increment import PARENT
 from ml.models.agreement import check_graph, check_weights
 from searchapp.exceptions import Conflict, InvalidInput, LeaseLost
-from searchapp.models import Category, GalleryView, ModelVersion
+from searchapp.models import Category, ModelVersion
 from searchapp.services import versions
 from searchapp.services.audit import event_record
 from searchapp.services.import_uploads import import_source_path, import_upload_remove
@@ -102,18 +101,11 @@ def _registered(run: JobRun, bundle: Bundle) -> dict[str, Any]:
 
 def _row(run: JobRun, manifest: Manifest) -> ModelVersion:
     parent = parent_of(manifest)
-    highest = ModelVersion.objects.aggregate(highest=Max("major"))["highest"] or 0
-    version = versions.version_register(
-        manifest,
-        number=(highest + 1, 0),
-        size_bytes=sum(int(entry["bytes"]) for entry in manifest.files.values()),
-        parent=parent,
-        labels=_labels_of(manifest, parent),
-        user=run.job.created_by,
+    version = versions.base_version_register(
+        manifest, parent=parent, labels=_labels_of(manifest, parent), user=run.job.created_by
     )
     version.manifest["origin"] = IMPORTED
     version.save(update_fields=["manifest"])
-    GalleryView.objects.create(version=version)
     event_record(
         action="version.import",
         actor=run.job.created_by,

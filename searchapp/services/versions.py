@@ -36,13 +36,13 @@ def default_version_ensure() -> ModelVersion:
 
     Safe to call from several processes at once, and again: then it changes nothing.
     """
-    if live := _live():
+    if live := champion_live():
         return live.version
     manifest = read_manifest(settings.DEFAULT_BUNDLE)
     bundle_store(settings.DEFAULT_BUNDLE)
     try:
         with transaction.atomic():
-            version = version_register(manifest, number=FIRST, size_bytes=_size_bytes(manifest))
+            version = version_register(manifest, number=FIRST, size_bytes=size_bytes_of(manifest))
             view = GalleryView.objects.create(version=version)
             Deployment.objects.create(
                 version=version, view=view, reason="the version Perennial is shipped with"
@@ -66,7 +66,7 @@ def shipped_candidate_ensure() -> ModelVersion | None:
 
     What serves is not touched. Safe to call from several processes at once, and again; returns what it registered.
     """
-    if _live() is None:
+    if champion_live() is None:
         return None
     try:
         manifest = read_manifest(settings.DEFAULT_BUNDLE)
@@ -98,7 +98,7 @@ def base_version_register(
     version = version_register(
         manifest,
         number=(highest + 1, 0),
-        size_bytes=_size_bytes(manifest),
+        size_bytes=size_bytes_of(manifest),
         parent=parent,
         labels=labels,
         user=user,
@@ -142,13 +142,14 @@ def version_register(
 
 def champion() -> Deployment:
     """The live deployment every query goes to unless a canary takes it. Raises Unavailable when there is none."""
-    live = _live()
+    live = champion_live()
     if live is None:
         raise Unavailable("No model version is in use yet; it is being set up.")
     return live
 
 
-def _live() -> Deployment | None:
+def champion_live() -> Deployment | None:
+    """As `champion`; None when there is none."""
     live = Deployment.objects.filter(arm=Deployment.Arm.CHAMPION, ended_at__isnull=True)
     return live.select_related("version", "view").first()
 
@@ -281,7 +282,8 @@ def _stored(digest: str) -> Path:
     return folder
 
 
-def _size_bytes(manifest: Manifest) -> int:
+def size_bytes_of(manifest: Manifest) -> int:
+    """Of all files of its bundle."""
     return sum(int(entry["bytes"]) for entry in manifest.files.values())
 
 
