@@ -3,11 +3,12 @@ before would find those."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db.models import Exists, OuterRef, Q
 
-from searchapp.models import Deployment, GalleryEntry, ItemImage, ModelVersion
+from searchapp.models import Deployment, GalleryEntry, ItemImage, ModelVersion, Verdict
 from searchapp.services import versions
 from searchapp.services.deploying import candidate_live, rollback_target
 from searchapp.services.verdict_matrix import ADDED
@@ -17,7 +18,8 @@ from searchapp.services.verdicts import verdict_of
 @dataclass(frozen=True, slots=True)
 class RollbackOutlook:
     """photos and items: whose entries are all by the trunk that is left. cell: how `target` finds such, as measured
-    before; None where nobody measured it, or where it cannot read them at all."""
+    before; None where nobody measured it, or where it cannot read them at all. measured_at: when that was, if it was on
+    other held-out photos than today's or on other increments of the two."""
 
     leaving: Deployment
     target: ModelVersion
@@ -25,6 +27,7 @@ class RollbackOutlook:
     items: int
     is_readable: bool  # whether the target can search those entries; else they are encoded again first
     cell: Mapping[str, Any] | None
+    measured_at: datetime | None = None
 
 
 def rollback_outlook() -> RollbackOutlook | None:
@@ -38,20 +41,39 @@ def rollback_outlook() -> RollbackOutlook | None:
     leaving = versions.champion()
     added = _only_by_what_is_left(leaving.version, target)
     is_readable = versions.lineage_compatible(target, leaving.version)
+    verdict = _verdict(leaving.version, target) if is_readable else None
+    is_exact = verdict is not None and verdict == verdict_of(leaving.version, target)
     return RollbackOutlook(
         leaving,
         target,
         photos=added.count(),
         items=added.values("item").distinct().count(),
         is_readable=is_readable,
-        cell=_cell(leaving.version, target) if is_readable else None,
+        cell=None if verdict is None else _cell(verdict),
+        measured_at=None if verdict is None or is_exact else verdict.created_at,
     )
 
 
-def _cell(leaving: ModelVersion, target: ModelVersion) -> Mapping[str, Any] | None:
-    verdict = verdict_of(leaving, target)
-    rows = verdict.report["matrix"] if verdict is not None else ()
-    wanted = (target.name, ADDED)
+def _verdict(leaving: ModelVersion, target: ModelVersion) -> Verdict | None:
+    """The one of just these two that holds; else the newest of any increment of the one beside one of the other."""
+    exact = verdict_of(leaving, target)
+    if exact is not None:
+        return exact
+    rows = Verdict.objects.filter(
+        version__lineage=leaving.lineage,
+        version__major=leaving.major,
+        against__lineage=target.lineage,
+        against__major=target.major,
+    )
+    if leaving.major == target.major:
+        rows = rows.filter(version__minor__gt=target.minor, against__minor__lte=target.minor)
+    whole = (row for row in rows.select_related("against") if not row.report.get("set"))
+    return next((row for row in whole if _cell(row) is not None), None)
+
+
+def _cell(verdict: Verdict) -> Mapping[str, Any] | None:
+    wanted = (verdict.against.name, ADDED)
+    rows = verdict.report["matrix"]
     return next((row for row in rows if (row["query_version"], row["gallery_state"]) == wanted), None)
 
 

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from django.db import transaction
 
-from searchapp.models import Evaluation, GalleryEntry, ItemImage, ModelVersion, Verdict
+from searchapp.models import (
+    ChangeKind,
+    Evaluation,
+    GalleryChange,
+    GalleryEntry,
+    ItemImage,
+    ModelVersion,
+    Verdict,
+)
 from searchapp.services import versions
 from searchapp.services.gallery_columns import read_entries
 from searchapp.services.held_out import HeldOut, held_out_fingerprint, held_out_queries
@@ -19,9 +27,10 @@ from searchapp.services.held_out_answers import Values, gallery_answers, queries
 from searchapp.services.measured_intervals import change_row, difference_of, metrics_row, turned
 from searchapp.services.operator_settings import setting_value
 from searchapp.services.photo_features import Heard
-from searchapp.services.verdict_gates import MAP_GATE, gate_row, gates_now
+from searchapp.services.verdict_gates import MAP_GATE, gate_row, gates_by_limits, gates_now
 
 STORED = "stored"
+MOST_CHANGED = 0.1  # of the gallery's entries, before a verdict is measured again
 
 
 def version_answers(
@@ -83,21 +92,62 @@ def comparison_store(version: ModelVersion, other: ModelVersion, comparison: Com
         )
 
 
-def gates_of(version: ModelVersion, other: ModelVersion) -> list[dict[str, Any]] | None:
-    """The latest verdicts on `version` measured against `other`; None when that was never measured.
+def verdict_holding(
+    version: ModelVersion, other: ModelVersion, *, corrector_digest: str | None = None
+) -> Verdict | None:
+    """The newest verdict of the two, unless the held-out photos have changed since.
 
-    Nor was it when the held-out photos have changed since: what was kept out now may say something else. A whole
-    verdict counts before a mere comparison, and is told by the limits of now.
+    With `corrector_digest`, that of the view to be put in use, only a verdict on that very view counts, beside `other`
+    as it serves now, and only while no more than MOST_CHANGED of the gallery that it searches has changed.
     """
     held_out = held_out_fingerprint(held_out_queries())
-    verdict = Verdict.objects.filter(version=version, against=other, held_out=held_out).first()
+    rows = Verdict.objects.filter(version=version, against=other, held_out=held_out)
+    if corrector_digest is None:
+        return rows.first()
+    wanted = (corrector_digest, corrector_in_use(other))
+    for verdict in rows:
+        report = verdict.report
+        views = tuple(report.get(name, "") for name in ("corrector_digest", "against_corrector_digest"))
+        if views == wanted:
+            most = MOST_CHANGED * report["gallery"]["entries"]
+            return verdict if _entries_changed_since(verdict) <= most else None
+    return None
+
+
+def gates_of(
+    version: ModelVersion, other: ModelVersion, *, corrector_digest: str | None = None
+) -> list[dict[str, Any]] | None:
+    """The latest gates of `version` measured against `other`, by the limits of now; None when that was never measured.
+
+    A whole verdict counts if it holds (`verdict_holding`). A mere comparison counts only where nobody made a verdict,
+    and while the held-out photos are the same.
+    """
+    verdict = verdict_holding(version, other, corrector_digest=corrector_digest)
     if verdict is not None:
         return gates_now(verdict)
+    if Verdict.objects.filter(version=version, against=other).exists():
+        return None
     rows = Evaluation.objects.filter(version=version, gallery_state=STORED, metrics__against=other.name)
     newest = rows.order_by("-created_at", "-pk").first()
-    if newest is None or newest.metrics.get("held_out") != held_out:
+    if newest is None or newest.metrics.get("held_out") != held_out_fingerprint(held_out_queries()):
         return None
-    return list(newest.metrics["gates"])
+    return gates_by_limits(newest.metrics["gates"])
+
+
+def corrector_in_use(version: ModelVersion) -> str:
+    """The digest of the corrector through which `version` answers now; "" for none, or if another is in use."""
+    live = versions.champion()
+    return live.view.corrector_digest if live.version == version else ""
+
+
+def _entries_changed_since(verdict: Verdict) -> int:
+    """Entries added in the lineage of the other version, and any taken away, as far back as the log of changes goes."""
+    added = GalleryEntry.objects.filter(
+        producer__lineage=verdict.against.lineage, created_at__gt=verdict.created_at
+    )
+    since = verdict.report["gallery"]["sequence"]
+    removed = GalleryChange.objects.filter(kind=ChangeKind.ENTRY_REMOVED, sequence__gt=since)
+    return added.count() + removed.count()
 
 
 def photos_without_entry(version: ModelVersion) -> int:

@@ -76,7 +76,9 @@ def obstacles_of(
         return [Obstacle("in_use", f"{version.name} is in use already.", can_override=False)]
     found = [bundle_obstacle(version), _entries_obstacle(version, live)]
     present = [obstacle for obstacle in found if obstacle is not None]
-    return present if is_shadow else [*present, *_gate_obstacles(version, live.version, gates)]
+    return (
+        present if is_shadow else [*present, *_gate_obstacles(version, live.version, gates, corrector_digest)]
+    )
 
 
 def version_check(
@@ -128,15 +130,16 @@ def _entries_obstacle(version: ModelVersion, live: Deployment) -> Obstacle | Non
 
 
 def _gate_obstacles(
-    version: ModelVersion, live: ModelVersion, gates: Sequence[Gate] | None
+    version: ModelVersion, live: ModelVersion, gates: Sequence[Gate] | None, corrector_digest: str
 ) -> list[Obstacle]:
     """A version that was never measured against the one in use has none yet: the job measures it first."""
-    judged = measuring.gates_of(version, live) or () if gates is None else gates
+    if gates is None:
+        gates = measuring.gates_of(version, live, corrector_digest=corrector_digest) or ()
     return [
         Obstacle(
             "gate", f"{version.name} {gate_words(gate, live.name)}.", can_override=True, gate=gate["name"]
         )
-        for gate in judged
+        for gate in gates
         if gate["verdict"] != "pass"
     ]
 

@@ -17,6 +17,7 @@ from searchapp.services.gallery_columns import in_chunks
 from searchapp.services.held_out import HeldOut
 from searchapp.services.held_out_answers import Answers
 from searchapp.services.measured_intervals import DIGITS, SEED, Items
+from searchapp.services.verdict_gates import turned_wrong
 
 MOST_EXAMPLES = 60
 
@@ -44,6 +45,9 @@ def flips_row(queries: Sequence[HeldOut], before: Answers, after: Answers, items
         "negative_rate": None if rate is None else round(rate.value, DIGITS),
         "negative_rate_low": None if rate is None else round(rate.low, DIGITS),
         "negative_rate_high": None if rate is None else round(rate.high, DIGITS),
+        "negative_queries": sorted(
+            queries[at].image_sha256 for at in np.flatnonzero(found.negative == 1).tolist()
+        ),
         "examples": {kind: [told.example(at) for at in rows] for kind, rows in chosen.items()},
     }
 
@@ -106,8 +110,7 @@ def decisions_of(version: ModelVersion, against: ModelVersion) -> dict[str, Flip
 
 def _flipped(version: ModelVersion, against: ModelVersion) -> set[str]:
     newest = version.verdicts.filter(against=against).first()
-    examples = [] if newest is None else newest.report["flips"]["examples"]["negative"]
-    return {example["query"] for example in examples}
+    return set() if newest is None else turned_wrong(newest)
 
 
 def _most(chosen: NDArray[np.bool_], size: NDArray[np.float64], queries: Sequence[HeldOut]) -> list[int]:

@@ -5,6 +5,7 @@ nobody can tell; nor can they with held-out photos of fewer than LEAST_ITEMS ite
 (services.operator_settings): what was measured stays, and is judged by the limits of now.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml.evaluation.intervals import Interval
@@ -29,15 +30,13 @@ def gate_row(name: str, threshold: float, loss: Interval | None, **more: Any) ->
 
 
 def gates_now(verdict: Verdict) -> list[Gate]:
-    """The gates of a stored verdict by today's limits, and answers that an operator said must not turn wrong."""
-    limits = setting_values()
-    gates = []
-    for row in verdict.report["gates"]:
-        threshold = float(limits[f"gate.{row['name']}"])
-        gates.append({**row, "threshold": threshold, "verdict": _word(row, threshold)})
-    blocking = FlipDecision.objects.filter(
+    """The gates of a stored verdict by today's limits, and answers that turned wrong in it though an operator said they
+    must not."""
+    gates = gates_by_limits(verdict.report["gates"])
+    decisions = FlipDecision.objects.filter(
         version=verdict.version_id, against=verdict.against_id, decision=FlipDecision.Decision.BLOCK
-    ).count()
+    )
+    blocking = len(turned_wrong(verdict).intersection(decisions.values_list("image_sha256", flat=True)))
     if blocking:
         asked = verdict.report["flips"]["queries"]
         told = {"threshold": 0, "value": blocking, "low": blocking, "high": blocking, "items": asked}
@@ -45,8 +44,26 @@ def gates_now(verdict: Verdict) -> list[Gate]:
     return gates
 
 
+def gates_by_limits(gates: Sequence[Gate]) -> list[Gate]:
+    """As they were measured, by the limits of now."""
+    limits = setting_values()
+    found = []
+    for row in gates:
+        threshold = float(limits[f"gate.{row['name']}"])
+        found.append({**row, "threshold": threshold, "verdict": _word(row, threshold)})
+    return found
+
+
+def turned_wrong(verdict: Verdict) -> set[str]:
+    """The queries of its negative flips, by SHA-256; an older verdict names its examples alone."""
+    flips = verdict.report["flips"]
+    if "negative_queries" in flips:
+        return set(flips["negative_queries"])
+    return {example["query"] for example in flips["examples"]["negative"]}
+
+
 def _word(row: Gate, threshold: float) -> str:
-    if row["value"] is None or row["items"] < LEAST_ITEMS:
+    if row["value"] is None or row.get("items", LEAST_ITEMS) < LEAST_ITEMS:
         return "cannot_tell"
     if row["low"] > threshold:
         return "fail"

@@ -1,7 +1,7 @@
 """The compatibility matrix: what each of two versions answers on each state of the gallery."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from ml.evaluation.two_stage import METRICS
 from ml.protocol import Calibration
 from ml.retrieval.columns import EntryColumns
 from searchapp.models import ModelVersion
-from searchapp.services import correctors, versions
+from searchapp.services import versions
 from searchapp.services.corrected_views import entries_corrected
 from searchapp.services.held_out import HeldOut
 from searchapp.services.held_out_answers import (
@@ -36,15 +36,20 @@ STORED, CORRECTED, BACKFILLED, ADDED = "stored", "corrected", "backfilled", "add
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: the version, what it made of the queries, and its view of the gallery as it is stored."""
+    """One of the two: the version, what it made of the queries, its view of the gallery as it is stored, and the
+    corrector through which it sees it."""
 
     version: ModelVersion
     asked: Asked
     view: EntryColumns
+    corrector_digest: str = ""
 
-    def calibrations(self, corrector_digest: str = "") -> Mapping[str, Calibration]:
+    def seen(self, gallery: EntryColumns) -> EntryColumns:
+        return entries_corrected(gallery, self.version, self.corrector_digest)
+
+    def calibrations(self) -> Mapping[str, Calibration]:
         bundle = versions.bundle_of(self.version)
-        return versions.calibrations_of(self.version, bundle, corrector_digest=corrector_digest)
+        return versions.calibrations_of(self.version, bundle, corrector_digest=self.corrector_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,16 @@ class Question:
     def items(self) -> Items:
         return np.array([query.cluster for query in self.queries], np.int64)
 
-    def answers(
-        self, side: Side, gallery: EntryColumns, heard: Heard, *, corrector_digest: str = ""
-    ) -> Answers:
+    def answers(self, side: Side, gallery: EntryColumns, heard: Heard) -> Answers:
+        """Of the raw entries of `gallery`, as that side sees them."""
         return gallery_answers(
-            self.queries, side.asked, gallery, side.calibrations(corrector_digest),
-            facts=self.photos.facts, heard=heard,
-        )  # fmt: skip
+            self.queries,
+            side.asked,
+            side.seen(gallery),
+            side.calibrations(),
+            facts=self.photos.facts,
+            heard=heard,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,6 @@ class Matrix:
     cells: tuple[Cell, ...]
     state: str
     serving: EntryColumns
-    corrector_digest: str = ""
 
     @property
     def baseline(self) -> Cell:
@@ -105,7 +112,9 @@ class Matrix:
     def rows(self, items: Items) -> list[dict[str, Any]]:
         """As they are told: METRICS with intervals, and the change against the baseline on the same queries."""
         base = self.baseline.answers.values
-        nothing = {f"{name}{end}": None for name in METRICS for end in ENDS}  # where no query has anything to find
+        nothing = {
+            f"{name}{end}": None for name in METRICS for end in ENDS
+        }  # where no query has anything to find
         return [
             {
                 "query_version": cell.query_version,
@@ -118,9 +127,9 @@ class Matrix:
         ]
 
 
-def side_of(version: ModelVersion, question: Question, heard: Heard) -> Side:
+def side_of(version: ModelVersion, question: Question, heard: Heard, corrector_digest: str = "") -> Side:
     asked = queries_encoded(version, question.queries, heard=heard)
-    return Side(version, asked, stored_view(version, question.photos))
+    return Side(version, asked, stored_view(version, question.photos), corrector_digest)
 
 
 def cell_count(version: ModelVersion, against: ModelVersion) -> int:
@@ -133,39 +142,38 @@ def matrix_of(
 ) -> Matrix:
     """Measure every cell. Versions of two lineages share none but their own galleries.
 
-    `encoding` hears of the photos that get an entry in memory, each of `answering` of one cell's queries.
+    The baseline is what `against` answers now, through its corrector if it has one. `encoding` hears of the photos that
+    get an entry in memory, each of `answering` of one cell's queries.
     """
     whole = backfilled(version.version, version.view, question.photos, heard=encoding)
 
-    def cell(side: Side, state: str, gallery: EntryColumns, digest: str = "") -> Cell:
-        found = question.answers(side, gallery, next(answering), corrector_digest=digest)
-        return Cell(side.version.name, state, found)
+    def cell(side: Side, state: str, gallery: EntryColumns) -> Cell:
+        return Cell(side.version.name, state, question.answers(side, gallery, next(answering)))
 
     old = cell(against, STORED, against.view)
     if not versions.lineage_compatible(version.version, against.version):
-        return Matrix((old, cell(version, BACKFILLED, whole)), BACKFILLED, whole)
-    cells = [old, cell(version, STORED, version.view)]
-    state, serving, digest = STORED, version.view, ""
-    corrected_view = correctors.newest_corrected_view(version.version)
-    if corrected_view is not None:
-        state, digest = CORRECTED, corrected_view.corrector_digest
-        serving = entries_corrected(version.view, version.version, digest)
-        cells.append(cell(version, CORRECTED, serving, digest))
+        return Matrix((old, cell(version, BACKFILLED, whole)), BACKFILLED, version.seen(whole))
+    cells = [old, cell(replace(version, corrector_digest=""), STORED, version.view)]
+    state = STORED
+    if version.corrector_digest:
+        state = CORRECTED
+        cells.append(cell(version, CORRECTED, version.view))
     cells += [cell(version, BACKFILLED, whole), cell(against, BACKFILLED, whole)]
     made = entries_by(version.version, whole)
     for side in (against, version):
         answers = _with_added(question, side, made, next(answering))
         cells.append(Cell(side.version.name, ADDED, answers))
-    return Matrix(tuple(cells), state, serving, digest)
+    return Matrix(tuple(cells), state, version.seen(version.view))
 
 
 def _with_added(question: Question, side: Side, made: EntryColumns, heard: Heard) -> Answers:
     """Each query in the fold in which what is right for it came since: entries in `made` stand for it."""
     parts = []
     calibrations, done = side.calibrations(), 0
+    stored, added = side.seen(side.view), side.seen(made)
     for fold in folds_of(question.queries, side.view, question.photos):
         heard(done, len(question.queries))
-        gallery = with_entries(side.view, made, only=fold.is_added)
+        gallery = with_entries(stored, added, only=fold.is_added)
         queries = [question.queries[at] for at in fold.queries.tolist()]
         asked, facts = side.asked.of(fold.queries), question.photos.facts
         parts.append((fold.queries, gallery_answers(queries, asked, gallery, calibrations, facts=facts)))

@@ -8,7 +8,6 @@ from typing import Any
 from ml.evaluation.compatibility import update_gain
 from ml.evaluation.intervals import Interval
 from ml.evaluation.metrics import mean_of
-from ml.retrieval.columns import EntryColumns
 from searchapp.models import ModelVersion
 from searchapp.services import versions
 from searchapp.services.gallery_columns import read_entries
@@ -16,6 +15,7 @@ from searchapp.services.gallery_views import counter_value
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.held_out_answers import Answers
 from searchapp.services.measured_intervals import DIGITS, SEED, change_row, difference_of, turned
+from searchapp.services.measuring import corrector_in_use
 from searchapp.services.operator_settings import setting_values
 from searchapp.services.pair_calibrating import pairs_calibrate
 from searchapp.services.photo_features import Heard
@@ -71,9 +71,17 @@ class _Found:
 
 
 def report_measured(
-    version: ModelVersion, against: ModelVersion, *, set_name: str = "", heard: Heard
+    version: ModelVersion,
+    against: ModelVersion,
+    *,
+    corrector_digest: str,
+    set_name: str = "",
+    heard: Heard,
 ) -> dict[str, Any]:
-    """The report of services.verdicts; readings between the two that nobody has yet are measured and kept first."""
+    """The report of services.verdicts; readings between the two that nobody has yet are measured and kept first.
+
+    `version` is judged through that corrector ("" for none), `against` through the one it serves by.
+    """
     sequence = counter_value()
     queries = held_out_queries(set_name=set_name)
     gallery = read_entries(against)
@@ -88,7 +96,8 @@ def report_measured(
     calibrating = progress.part(CALIBRATED)
     if versions.lineage_compatible(version, against):
         pairs_calibrate(version, heard=calibrating)
-    own, other = (side_of(one, question, progress.part(len(queries))) for one in (version, against))
+    sides = (version, corrector_digest), (against, corrector_in_use(against))
+    own, other = (side_of(one, question, progress.part(len(queries)), digest) for one, digest in sides)
     matrix = matrix_of(
         question, own, other,
         encoding=progress.part(len(missing)), answering=progress.parts(len(queries)),
@@ -159,7 +168,9 @@ def _told(found: _Found, *, sequence: int, set_name: str) -> dict[str, Any]:
     photos = question.photos
     notes = []
     if matrix.cell(version, CORRECTED) is None and matrix.state != BACKFILLED:
-        notes.append("No corrector is registered for this version, so there is no corrected gallery to ask.")
+        notes.append("This version would serve without a corrector, so there is no corrected gallery to ask.")
+    if found.against.corrector_digest:
+        notes.append(f"{against.name} is asked through the corrector it serves by, on every gallery here.")
     if matrix.state == BACKFILLED:
         notes.append("The two have no common lineage: only a gallery that is wholly re-encoded can be asked.")
     if photos.is_sample:
@@ -173,7 +184,8 @@ def _told(found: _Found, *, sequence: int, set_name: str) -> dict[str, Any]:
         "held_out": held_out_fingerprint(question.queries),
         "queries": len(question.queries),
         "state": matrix.state,
-        "corrector_digest": matrix.corrector_digest,
+        "corrector_digest": found.version.corrector_digest,
+        "against_corrector_digest": found.against.corrector_digest,
         "gallery": {
             "entries": photos.in_gallery,
             "sequence": sequence,
@@ -208,10 +220,10 @@ def _gain(matrix: Matrix, version: Side) -> float | None:
 
 
 def _timed(version: Side, against: Side, matrix: Matrix) -> list[Timed]:
-    def timed(side: Side, gallery: EntryColumns, digest: str) -> Timed:
-        return Timed(side.version, gallery, side.calibrations(digest))
-
-    return [timed(version, matrix.serving, matrix.corrector_digest), timed(against, against.view, "")]
+    return [
+        Timed(version.version, matrix.serving, version.calibrations()),
+        Timed(against.version, against.seen(against.view), against.calibrations()),
+    ]
 
 
 class _Progress:

@@ -10,17 +10,16 @@ from django.db import transaction
 
 from searchapp.exceptions import Conflict
 from searchapp.models import Job, ModelVersion, Verdict
-from searchapp.services.corrected_views import entries_corrected
+from searchapp.services.deploying import corrector_to_serve
 from searchapp.services.gallery_columns import read_entries
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
-from searchapp.services.held_out_answers import queries_encoded
 from searchapp.services.measured_intervals import metrics_row
-from searchapp.services.measuring import Comparison, comparison_store
+from searchapp.services.measuring import Comparison, comparison_store, verdict_holding
 from searchapp.services.photo_features import Heard
 from searchapp.services.verdict_costs import costs_now
-from searchapp.services.verdict_galleries import photos_judged, stored_view
+from searchapp.services.verdict_galleries import photos_judged
 from searchapp.services.verdict_gates import MAP_GATE, gates_now
-from searchapp.services.verdict_matrix import CORRECTED, STORED, Question, Side
+from searchapp.services.verdict_matrix import CORRECTED, STORED, Question, side_of
 from searchapp.services.verdict_report import report_measured
 
 Report = dict[str, Any]
@@ -35,15 +34,19 @@ def verdict_make(
     heard: Heard = lambda _done, _total: None,
     job: Job | None = None,
     set_name: str = "",
+    corrector_digest: str | None = None,
 ) -> Verdict:
     """Judge `version` as if it took the place of `against`, on the held-out photos or on one evaluation set, and keep
-    the verdict. Raises Conflict for a version beside itself, NotFound for an unknown set.
+    the verdict. It is judged through the corrector given ("" for none); None for the one it would serve by.
+
+    Raises Conflict for a version beside itself, NotFound for an unknown set.
     """
     if version == against:
         raise Conflict(
             f"{version.name} cannot be judged beside itself; name another version to compare it with."
         )
-    report = report_measured(version, against, set_name=set_name, heard=heard)
+    digest = corrector_to_serve(version) if corrector_digest is None else corrector_digest
+    report = report_measured(version, against, corrector_digest=digest, set_name=set_name, heard=heard)
     with transaction.atomic():
         verdict = Verdict.objects.create(
             version=version, against=against, held_out=report["held_out"], report=report, job=job
@@ -53,10 +56,11 @@ def verdict_make(
     return verdict
 
 
-def verdict_of(version: ModelVersion, against: ModelVersion) -> Verdict | None:
-    """The newest verdict of the two that still holds: none when the held-out photos have changed since."""
-    held_out = held_out_fingerprint(held_out_queries())
-    return Verdict.objects.filter(version=version, against=against, held_out=held_out).first()
+def verdict_of(
+    version: ModelVersion, against: ModelVersion, *, corrector_digest: str | None = None
+) -> Verdict | None:
+    """The newest verdict of the two that still holds; with `corrector_digest` of that view (`verdict_holding`)."""
+    return verdict_holding(version, against, corrector_digest=corrector_digest)
 
 
 def report_of(verdict: Verdict) -> Report:
@@ -88,10 +92,9 @@ def cell_measured(version: ModelVersion, corrector_digest: str = "") -> Report:
     """The one cell that serves while `version` is in use, measured now; the shape of `promised_cell`."""
     queries = held_out_queries()
     photos = photos_judged(read_entries(version), queries)
-    side = Side(version, queries_encoded(version, queries), stored_view(version, photos))
     question = Question(queries, photos)
-    gallery = entries_corrected(side.view, version, corrector_digest)
-    answers = question.answers(side, gallery, lambda _done, _total: None, corrector_digest=corrector_digest)
+    side = side_of(version, question, lambda _done, _total: None, corrector_digest)
+    answers = question.answers(side, side.view, lambda _done, _total: None)
     return {
         **metrics_row(answers.values, question.items),
         "state": CORRECTED if corrector_digest else STORED,

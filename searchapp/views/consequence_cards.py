@@ -1,7 +1,10 @@
 """What a move of the pointer would mean, in measured words: what gains, what loses, and what going back would do."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
+
+from django.utils.timezone import localdate
 
 from searchapp.services.going_back import RollbackOutlook
 from searchapp.views.matrix_cards import matrix_of
@@ -70,5 +73,10 @@ def rollback_words(outlook: RollbackOutlook) -> str:
         return f"{added}; {target} finds them through what {leaving} stored, how well was not measured."
     return (
         f"{added}; {target} finds them through what {leaving} stored: mean average precision {percent(value.value)} "
-        f"({percent_between(value)}), as measured before."
+        f"({percent_between(value)}), as measured {_when(outlook.measured_at)}."
     )
+
+
+def _when(measured_at: datetime | None) -> str:
+    """A measurement that is not of just these two and today's photos is told with its date."""
+    return "before" if measured_at is None else f"on {localdate(measured_at):%d %B %Y}"

@@ -108,7 +108,12 @@ def test_an_answer_that_must_not_turn_blocks_until_that_is_taken_back() -> None:
     }  # fmt: skip
     decided = verdict_flips.decisions_of(verdict.version, verdict.against)[TURNED]
     assert (decided.decision, decided.reason, decided.created_by) == ("block", "our best seller", user)
+    verdict.report["flips"]["negative_queries"] = ["cd" * 32]
+    assert [gate["name"] for gate in gates_now(verdict)] == [
+        "map_loss"
+    ]  # it stays right by what was measured since
     verdict_flips.flip_decide(**pair, decision="accept", user=user)
+    verdict.report["flips"]["negative_queries"] = [TURNED]
     assert [gate["name"] for gate in gates_now(verdict)] == ["map_loss"]
     assert verdict_flips.flip_decide(**pair, decision=None, user=user) is None
     assert verdict_flips.flip_decide(**pair, decision=None, user=user) is None
@@ -232,6 +237,8 @@ def test_examples_are_the_answers_that_lose_most() -> None:
 
     worst = [queries[at].image_sha256 for at in np.argsort(-losses)[:60].tolist()]
     assert [one["query"] for one in told["examples"]["negative"]] == worst
+    turned = sorted(queries[at].image_sha256 for at in np.flatnonzero(losses >= 0).tolist())
+    assert told["negative_queries"] == turned  # all of them, so that a decision on any counts
 
 
 def test_a_query_may_take_so_many_times_as_long_and_no_more() -> None:

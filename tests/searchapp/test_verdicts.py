@@ -51,7 +51,7 @@ from searchapp.services.held_out import HeldOut, held_out_fingerprint, held_out_
 from searchapp.services.media import media_read
 from tests.searchapp.stale_shop import hold_out_one_of_each, put_in_use, stale_shop
 from tests.searchapp.trainings import candidate, small_shop
-from tests.searchapp.turned import rotation
+from tests.searchapp.turned import rotation, turned_version
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database]
 NEW, OLD = "2.0", "1.0"
@@ -301,13 +301,19 @@ def test_what_two_versions_cost_is_measured_here_and_priced_by_the_rates_of_now(
     assert priced["kwh"] == pytest.approx(priced["reencode_seconds"] / 7200, abs=1e-5)
 
 
-def test_a_verdict_holds_until_the_held_out_photos_change(data_dir: Path, data_packs: Path) -> None:
+def test_a_verdict_holds_until_the_held_out_photos_or_a_tenth_of_the_gallery_change(
+    data_dir: Path, data_packs: Path
+) -> None:
     version = stale_shop(data_packs, in_use=False)
     champion = versions.champion().version
     verdict = judged(version)
     assert verdicts.verdict_of(version, champion) == verdict
     assert measuring.gates_of(version, champion) == verdict.report["gates"]
     assert Evaluation.objects.get(version=version).metrics["against"] == OLD
+    some_encoded(version, 6)
+    assert measuring.gates_of(version, champion, corrector_digest="") is not None
+    some_encoded(version, 7)
+    assert measuring.gates_of(version, champion, corrector_digest="") is None  # more than a tenth is new
 
     EvaluationQuery.objects.filter(pk=EvaluationQuery.objects.values("pk")[:1]).delete()
 
@@ -410,7 +416,54 @@ def test_with_a_registered_corrector_the_corrected_gallery_is_what_would_serve(
     data_dir: Path, data_packs: Path
 ) -> None:
     version = stale_shop(data_packs, degrees=DEGREES, in_use=False)
+    digest = turning_back(version, versions.champion().version)
+
+    verdict = judged(version)
+
+    report = verdict.report
+    assert (report["state"], report["corrector_digest"]) == ("corrected", digest)
+    assert (report["against_corrector_digest"], report["notes"]) == ("", [])
+    corrected = cell(report, NEW, "corrected")
+    assert corrected["map"] > cell(report, NEW, "stored")["map"]
+    assert gates(report)["map_loss"]["value"] == -corrected["change"]["map"]["value"]
+    assert verdicts.cell_measured(version, digest) == verdicts.promised_cell(verdict)
     champion = versions.champion().version
+    assert verdicts.verdict_of(version, champion, corrector_digest=digest) == verdict
+    assert measuring.gates_of(version, champion, corrector_digest="") is None
+    raw = verdicts.verdict_make(version, champion, corrector_digest="")
+    assert (raw.report["state"], raw.report["corrector_digest"]) == ("stored", "")
+    assert verdicts.verdict_of(version, champion, corrector_digest="") == raw
+    assert verdicts.verdict_of(version, champion, corrector_digest=digest) == verdict
+    served = naive_map(version, held_out_queries(), corrector_digest=digest)
+    # Corrected embeddings are rounded to float16, so two that are nearly alike may change places.
+    assert corrected["map"] == pytest.approx(np.mean(served), abs=2e-3)
+
+
+def test_the_version_in_use_is_asked_through_the_corrector_it_serves_by(
+    data_dir: Path, data_packs: Path
+) -> None:
+    champion = stale_shop(data_packs, degrees=DEGREES, in_use=False)
+    digest = turning_back(champion, versions.champion().version)
+    put_in_use(champion)
+    version = turned_version(champion, degrees=0.0)
+    raw = judged(version).report
+    view = GalleryView.objects.get(version=champion, corrector_digest=digest)
+    Deployment.objects.filter(ended_at=None).update(view=view)
+    assert measuring.gates_of(version, champion, corrector_digest="") is None
+
+    report = judged(version).report
+
+    assert (raw["against_corrector_digest"], report["against_corrector_digest"]) == ("", digest)
+    served, old = verdicts.cell_measured(champion, digest), cell(report, NEW, "stored")
+    assert [old[name] for name in METRICS] == [served[name] for name in METRICS]
+    assert old["map"] > cell(raw, NEW, "stored")["map"]
+    assert cell(report, NEW, "added_by_candidate") != cell(raw, NEW, "added_by_candidate")
+    assert gates(report)["map_loss"]["value"] > gates(raw)["map_loss"]["value"]
+    assert "2.0 is asked through the corrector it serves by" in " ".join(report["notes"])
+
+
+def turning_back(version: ModelVersion, older: ModelVersion) -> str:
+    """Register for `version` the corrector that turns entries of `older` just as far; its digest."""
     turned = rotation(version.dimension, DEGREES, 0)
     exact = CorrectorMap(
         turned - np.eye(version.dimension, dtype=np.float32), *no_residual(version.dimension)
@@ -419,22 +472,10 @@ def test_with_a_registered_corrector_the_corrected_gallery_is_what_would_serve(
         *no_residual(version.dimension)[1:3], np.zeros((1, 1), np.float32), np.zeros((), np.float32)
     )
     bundle = correctors.corrector_store(
-        target=version.digest, maps={champion.digest: TrunkMap(exact, errors)}, given_up={}, fitting={}
+        target=version.digest, maps={older.digest: TrunkMap(exact, errors)}, given_up={}, fitting={}
     )
     GalleryView.objects.create(version=version, corrector_digest=bundle.digest)
-
-    verdict = judged(version)
-
-    report = verdict.report
-    assert (report["state"], report["corrector_digest"]) == ("corrected", bundle.digest)
-    assert report["notes"] == []
-    corrected = cell(report, NEW, "corrected")
-    assert corrected["map"] > cell(report, NEW, "stored")["map"]
-    assert gates(report)["map_loss"]["value"] == -corrected["change"]["map"]["value"]
-    assert verdicts.cell_measured(version, bundle.digest) == verdicts.promised_cell(verdict)
-    served = naive_map(version, held_out_queries(), corrector_digest=bundle.digest)
-    # Corrected embeddings are rounded to float16, so two that are nearly alike may change places.
-    assert corrected["map"] == pytest.approx(np.mean(served), abs=2e-3)
+    return bundle.digest
 
 
 def no_residual(dimension: int) -> tuple[Any, Any, Any, Any]:
