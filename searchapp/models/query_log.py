@@ -14,6 +14,9 @@ class Query(models.Model):
     version = models.CharField(max_length=20)
     arm = models.CharField(max_length=9)
     deployment_id = models.BigIntegerField(null=True, db_index=True)
+    visitor_hash = models.CharField(
+        max_length=16, blank=True, default="", help_text="who asked, as one trial alone tells visitors apart"
+    )
     is_failed = models.BooleanField(default=False, help_text="the arm could not answer")
     shadow = models.JSONField(null=True, blank=True, help_text="what the candidate in the shadow answered")
     result_skus = models.JSONField(default=list)

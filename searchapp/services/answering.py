@@ -84,7 +84,7 @@ def _answered(asked: Asked, ask: Ask, arm: serving.Arm, clock: StageClock) -> Se
         results=found.results,
         explanation=found.explanation,
     )
-    query_log.query_record(answer)
+    query_log.query_record(answer, visitor_hash=serving.visitor_hash(asked.visitor, asked.options))
     metrics.search_observe(kind=answer.kind, outcome="answered", took_ms=answer.took_ms)
     return answer
 
@@ -105,5 +105,6 @@ def _failed(asked: Asked, arm: serving.Arm, clock: StageClock) -> None:
         arm=arm.name,
         deployment_id=arm.deployment_id,
         took_ms=clock.done(),
+        visitor_hash=serving.visitor_hash(asked.visitor, asked.options),
     )
     metrics.search_observe(kind=asked.kind, outcome="arm_failed")

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Window
+from django.db.models.functions import RowNumber
 from numpy.typing import NDArray
 
 from searchapp.models import Category, Click, Deployment, Feedback, Query
+from searchapp.services.arm_choice import WHOLE
 
 # What people do within so long after an answer counts in a test; later, an outcome stays what it was.
 SETTLED = timedelta(minutes=5)
 MOST_OUTCOMES = 20_000
-WHOLE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Of settled queries in the order they were asked: (N,) each."""
+    """Of each visitor's first query, once it is settled, in the order they were asked: (N,) each."""
 
     of_candidate: NDArray[np.bool_]
     wrong: NDArray[np.bool_]  # said to be wrong and nothing of it right, or failed
@@ -74,16 +75,27 @@ def with_judgement(rows: QuerySet[Query]) -> QuerySet[Query]:
 
 
 def outcomes_of(rows: Rows, now: datetime) -> Outcomes:
-    """Of the first MOST_OUTCOMES settled queries: a test that began later would be another test."""
-    settled = (rows.champion | rows.candidate).filter(asked_at__lte=now - SETTLED)
+    """Of the first MOST_OUTCOMES visitors: a test that began later would be another test.
+
+    Arms are given to visitors, and what one visitor does next depends on what the same one did before: so only the
+    first query of each is an outcome of its own. Queries of nobody known are left out.
+    """
+    told_apart = (rows.champion | rows.candidate).exclude(visitor_hash="")
+    turn = Window(RowNumber(), partition_by=F("visitor_hash"), order_by=[F("asked_at").asc(), F("pk").asc()])
+    firsts = told_apart.filter(asked_at__lte=now - SETTLED).annotate(turn=turn).filter(turn=1)
+    counted = firsts.order_by("asked_at", "pk").values("pk")[:MOST_OUTCOMES]
     in_time = Q(created_at__lte=OuterRef("asked_at") + SETTLED, query_id=OuterRef("pk"))
     said = Feedback.objects.filter(in_time)
-    found = settled.annotate(
-        was_right=Exists(said.filter(verdict=Feedback.Verdict.RIGHT)),
-        was_wrong=Exists(said.filter(verdict=Feedback.Verdict.WRONG)),
-        was_clicked=Exists(Click.objects.filter(in_time)),
-    ).order_by("asked_at", "pk")
-    values = found.values_list("arm", "is_failed", "was_right", "was_wrong", "was_clicked")[:MOST_OUTCOMES]
+    found = (
+        Query.objects.filter(pk__in=counted)
+        .annotate(
+            was_right=Exists(said.filter(verdict=Feedback.Verdict.RIGHT)),
+            was_wrong=Exists(said.filter(verdict=Feedback.Verdict.WRONG)),
+            was_clicked=Exists(Click.objects.filter(in_time)),
+        )
+        .order_by("asked_at", "pk")
+    )
+    values = found.values_list("arm", "is_failed", "was_right", "was_wrong", "was_clicked")
     arms, failed, right, wrong, clicked = zip(*values) if values else ((), (), (), (), ())
     return Outcomes(
         of_candidate=np.array(arms, dtype="U9") == Deployment.Arm.CANDIDATE,

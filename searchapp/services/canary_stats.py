@@ -9,7 +9,8 @@ from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from ml.evaluation.sequential import SequentialTest, shares_compare
-from searchapp.models import Deployment, ModelVersion, Query
+from searchapp.models import Deployment, Query
+from searchapp.services import deploying, versions
 from searchapp.services.arm_choice import scope_words
 from searchapp.services.canary_rows import Rows, outcomes_of, rows_of, with_judgement
 
@@ -73,7 +74,7 @@ class Strip:
         if self.agreement is not None:
             return f"Every query{where} is asked of {new} too; people see the answers of {old} alone."
         if self.is_at_once:
-            return f"Compared with what {old} answered{where} at the same time. A visitor who asks often counts often."
+            return f"Compared with what {old} answered{where} at the same time. In the tests each visitor counts once."
         return (
             f"Every query{where} goes to {new}, so there is nothing beside it: it is compared with what {old} answered"
             f"{where} in as long a time before. Other hours bring other questions, so no test is made."
@@ -91,15 +92,9 @@ class LiveFigures:
     p95_ms: float | None
 
 
-def canary() -> Deployment | None:
-    """The live candidate deployment."""
-    live = Deployment.objects.filter(arm=Deployment.Arm.CANDIDATE, ended_at__isnull=True)
-    return live.select_related("version", "view", "created_by").first()
-
-
 def strip() -> Strip | None:
     """None while there is no candidate beside the champion."""
-    deployment = canary()
+    deployment = deploying.candidate_live()
     return None if deployment is None else strip_of(deployment)
 
 
@@ -159,7 +154,10 @@ def live_figures() -> LiveFigures:
 
 
 def tests_of(rows: Rows, now: datetime) -> tuple[SequentialTest, SequentialTest]:
-    """Whether the candidate is wrong, or fails, more often; and whether more or fewer of its answers are clicked."""
+    """Whether the candidate is wrong, or fails, more often; and whether more or fewer of its answers are clicked.
+
+    Each visitor counts once (canary_rows.outcomes_of), so the counts of both tests are visitors.
+    """
     outcomes = outcomes_of(rows, now)
     return (
         shares_compare(outcomes.wrong, outcomes.of_candidate, alternative="greater"),
@@ -193,6 +191,5 @@ def _percentiles(took: list[float]) -> tuple[float | None, float | None]:
 
 
 def _champion_name() -> str:
-    live = Deployment.objects.filter(arm=Deployment.Arm.CHAMPION, ended_at__isnull=True)
-    version = ModelVersion.objects.filter(pk__in=live.values("version")).first()
-    return version.name if version else ""
+    live = versions.champion_live()
+    return live.version.name if live else ""

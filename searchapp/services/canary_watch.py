@@ -13,7 +13,7 @@ from searchapp.models import Deployment
 from searchapp.services import alerting, canary_stats, deploying
 from searchapp.services.canary_rows import Rows, rows_of
 from searchapp.services.canary_stats import ArmFigures
-from searchapp.services.stop_rules import DEFAULT_RULE, rule_checked, rule_words
+from searchapp.services.stop_rules import DEFAULT_RULE, rule_checked, rule_judged, rule_words
 
 __all__ = ["DEFAULT_RULE", "canaries_check", "rule_checked", "rule_words", "stop_reason"]
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def canaries_check() -> str:
     """End the live candidate if its rule says so, and tell; returns why, or "". Safe from any number of sweepers."""
-    deployment = canary_stats.canary()
+    deployment = deploying.candidate_live()
     if deployment is None:
         return ""
     reason = stop_reason(deployment)
@@ -47,7 +47,7 @@ def canaries_check() -> str:
 
 def stop_reason(deployment: Deployment) -> str:
     """What of the rule is broken, in measured words; "" while nothing is."""
-    rule = {**DEFAULT_RULE, **deployment.stop_rule}
+    rule = rule_judged(deployment)
     now = timezone.now()
     if rule["minutes"] is not None and (now - deployment.created_at).total_seconds() > 60 * rule["minutes"]:
         return f"its {rule['minutes']:,.0f} minutes are over"
@@ -60,7 +60,7 @@ def stop_reason(deployment: Deployment) -> str:
     return (
         _errors(candidate, rule["errors"], least)
         or _slowness(candidate, rows, rule["p95_factor"], least)
-        or (_wrongness(rows, rule["wrong"]) if rows.is_at_once else "")
+        or _wrongness(rows, rule["wrong"])
     )
 
 
@@ -94,5 +94,5 @@ def _wrongness(rows: Rows, level: float | None) -> str:
         return ""
     return (
         f"more of its answers are wrong or fail than of the champion's (p = {wrong.p_value:.2g} after "
-        f"{wrong.candidate:,} of its queries; level: {level:g})"
+        f"{wrong.candidate:,} of its visitors; level: {level:g})"
     )

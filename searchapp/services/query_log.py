@@ -80,8 +80,11 @@ class _Buffer:
 _buffer = _Buffer()
 
 
-def query_record(answer: SearchAnswer) -> None:
-    """Remember a query for the log. Touches no database and never waits for one; every search calls it by itself."""
+def query_record(answer: SearchAnswer, *, visitor_hash: str = "") -> None:
+    """Remember a query for the log. Touches no database and never waits for one; every search calls it by itself.
+
+    visitor_hash: serving.visitor_hash of who asked.
+    """
     _buffer.put(
         answer.query_id,
         Query(
@@ -92,6 +95,7 @@ def query_record(answer: SearchAnswer) -> None:
             version=answer.model_version,
             arm=answer.arm,
             deployment_id=answer.deployment_id,
+            visitor_hash=visitor_hash,
             result_skus=[result.sku for result in answer.results],
             strong_count=answer.strong_count,
             took_ms=_rounded(answer.took_ms),
@@ -109,6 +113,7 @@ def failure_record(
     arm: str,
     deployment_id: int,
     took_ms: Mapping[str, float],
+    visitor_hash: str = "",
 ) -> None:
     """Remember that an arm could not answer. Like query_record."""
     row = Query(
@@ -119,6 +124,7 @@ def failure_record(
         version=version,
         arm=arm,
         deployment_id=deployment_id,
+        visitor_hash=visitor_hash,
         is_failed=True,
         took_ms=_rounded(took_ms),
         asked_at=datetime.now(UTC),

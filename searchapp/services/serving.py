@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.db import close_old_connections, connection
+from django.utils.crypto import salted_hmac
 
 from searchapp.exceptions import Unavailable
 from searchapp.models import Deployment
@@ -35,10 +36,12 @@ __all__ = [
     "shadow_arm",
     "start_follower",
     "stop_follower",
+    "visitor_hash",
 ]
 
 RETRY_SECONDS = 2.0
 CANDIDATE_RETRY_SECONDS = 30.0
+VISITOR_HASH = 16  # letters
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +111,26 @@ def shadow_arm(options: SearchOptions | None = None) -> Arm | None:
 
 def divides_visitors() -> bool:
     """Whether a canary answers some visitors and not others, so that they have to be told apart. Reads nothing."""
+    return _dividing() is not None
+
+
+def visitor_hash(visitor: str, options: SearchOptions | None = None) -> str:
+    """How the log of a trial that divides visitors tells this one apart; "" outside of it, and for nobody known.
+
+    Keyed by the secret of the installation and by the deployment: of no use in another trial. Reads nothing.
+    """
+    candidate = _dividing()
+    if not visitor or candidate is None or candidate.portion is None or not candidate.portion.covers(options):
+        return ""
+    salt = f"searchapp.visitor.{candidate.deployment_id}"
+    return salted_hmac(salt, visitor, algorithm="sha256").hexdigest()[:VISITOR_HASH]
+
+
+def _dividing() -> Arm | None:
     candidate = _candidate_now()
-    return candidate is not None and candidate.portion is not None and candidate.portion.divides_visitors
+    if candidate is None or candidate.portion is None or not candidate.portion.divides_visitors:
+        return None
+    return candidate
 
 
 def _candidate_now() -> Arm | None:

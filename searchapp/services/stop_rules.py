@@ -12,6 +12,8 @@ from math import isfinite
 from typing import Any
 
 from searchapp.exceptions import InvalidInput
+from searchapp.models import Deployment
+from searchapp.services.arm_choice import WHOLE
 
 Rule = dict[str, float | None]
 DEFAULT_RULE: Mapping[str, float | None] = {
@@ -46,6 +48,17 @@ def rule_checked(values: Mapping[str, Any] | None) -> Rule:
         if not is_number or not low <= value <= high:
             raise _invalid(f"{name} is {value!r:.60}, allowed: {low:g} to {high:g}")
     return rule
+
+
+def rule_judged(deployment: Deployment) -> Rule:
+    """The whole rule of a candidate, without what cannot be judged of it.
+
+    What the shadow answers nobody sees, and beside a candidate that gets every query of its scope nothing is tested.
+    """
+    rule = {**DEFAULT_RULE, **deployment.stop_rule}
+    if deployment.is_shadow:
+        return {**rule, "p95_factor": None, "wrong": None}
+    return rule if deployment.share < WHOLE else {**rule, "wrong": None}
 
 
 def rule_words(rule: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from searchapp.models import Deployment
 from searchapp.services import canary_stats
 from searchapp.services.canary_stats import ArmFigures, Strip
-from searchapp.services.stop_rules import rule_words
+from searchapp.services.stop_rules import rule_judged, rule_words
 from searchapp.views.history_cards import arm_words
 from searchapp.views.verdict_words import milliseconds, percent
 
@@ -42,6 +42,7 @@ class StripCard:
     findings: tuple[Finding, ...]
     rule: tuple[str, ...]
     is_shadow: bool
+    is_tested: bool
 
 
 def strip_card() -> StripCard | None:
@@ -57,8 +58,9 @@ def strip_card() -> StripCard | None:
         comparison=found.comparison,
         rows=_rows(found),
         findings=tuple(_findings(found)),
-        rule=tuple(rule_words(found.deployment.stop_rule)),
+        rule=tuple(rule_words(rule_judged(found.deployment))),
         is_shadow=found.deployment.is_shadow,
+        is_tested=found.wrong is not None,
     )
 
 
@@ -103,7 +105,7 @@ def _findings(strip: Strip) -> list[Finding]:
             if is_worse
             else f"Nothing shows so far that more answers of {new} are wrong or fail"
         )
-        power = f"(p = {strip.wrong.p_value:.2g} after {strip.wrong.candidate:,} of its queries)"
+        power = f"(p = {strip.wrong.p_value:.2g} after {strip.wrong.candidate:,} of its visitors)"
         found.append(
             Finding(
                 f"{words} {power}.", "warn" if is_worse else "level", "worse" if is_worse else "cannot_tell"

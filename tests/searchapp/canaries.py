@@ -68,13 +68,19 @@ def logged(
     clicked: int = 0,
     **fields: Any,
 ) -> list[Query]:
-    """`count` queries of one arm, a second apart since `begin` (an hour ago): the first of them failed, the next got
-    feedback and clicks within a minute."""
+    """`count` queries of one arm by as many visitors, a second apart since `begin` (an hour ago): the first of them
+    failed, the next got feedback and clicks within a minute."""
     start = begin or timezone.now() - timedelta(hours=1)
     rows = [
         Query(
             id=uuid.uuid4(),
-            **{"kind": "image", "version": deployment.version.name, "arm": deployment.arm, **fields},
+            **{
+                "kind": "image",
+                "version": deployment.version.name,
+                "arm": deployment.arm,
+                "visitor_hash": uuid.uuid4().hex[:16],
+                **fields,
+            },
             deployment_id=deployment.pk,
             is_failed=number < failed,
             took_ms={"total": took_ms},
@@ -99,7 +105,8 @@ def logged(
 def shuffled(
     canary: Deployment, *, failing: dict[str, float], clicked: float = 0.0, count: int = 1000
 ) -> None:
-    """`count` queries within the hour before last, each given to an arm, failing and clicked by a seeded chance."""
+    """`count` queries by as many visitors within the hour before last, each given to an arm, failing and clicked by a
+    seeded chance."""
     rng = np.random.default_rng(0)
     arms = {"champion": champion(), "candidate": canary}
     start = timezone.now() - timedelta(hours=1.5)
@@ -109,7 +116,7 @@ def shuffled(
         row = Query(
             id=uuid.uuid4(), kind="image", version=arms[name].version.name, arm=name,
             deployment_id=arms[name].pk, is_failed=rng.random() < failing[name], took_ms={"total": 10.0},
-            asked_at=start + timedelta(seconds=number),
+            asked_at=start + timedelta(seconds=number), visitor_hash=f"{number:016x}",
         )  # fmt: skip
         rows.append(row)
         if rng.random() < clicked:

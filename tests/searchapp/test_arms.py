@@ -5,13 +5,14 @@ from unittest.mock import Mock
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 from pytest_django.fixtures import Settings
 
 from searchapp.exceptions import BadImage
-from searchapp.models import Click, Query
+from searchapp.models import Click, Deployment, Query
 from searchapp.services import query_log, search, serving, shadowing
-from tests.searchapp.canaries import break_arm, canary
+from tests.searchapp.canaries import break_arm, canary, candidate_deployed
 from tests.searchapp.galleries import shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.database, pytest.mark.usefixtures("data_dir")]
@@ -55,6 +56,38 @@ class TestFaults:
 
         query_log.flush()
         assert not Query.objects.exists()
+
+
+class TestVisitors:
+    def test_the_log_of_a_share_tells_visitors_apart_for_that_trial_alone(self, photos: list[bytes]) -> None:
+        def asked(visitor: str = "") -> str:
+            query_id = search.search_by_item(sku="apple-0", visitor=visitor).query_id
+            query_log.flush()
+            return Query.objects.get(pk=query_id).visitor_hash
+
+        shop(photos)
+        assert asked("ann") == ""
+        deployment = candidate_deployed(share=50)
+
+        first, again, other = asked("ann"), asked("ann"), asked("bob")
+        assert len(first) == 16
+        assert first == again != other
+        assert asked() == ""  # nobody known
+
+        Deployment.objects.filter(pk=deployment.pk).update(ended_at=timezone.now())
+        assert asked("ann") == ""
+        Deployment.objects.create(
+            arm="candidate", version=deployment.version, view=deployment.view, share=50, previous=deployment
+        )
+        assert asked("ann") not in ("", first, other)
+
+    def test_it_has_nothing_of_them_where_no_visitors_are_divided(self, photos: list[bytes]) -> None:
+        canary(photos, is_shadow=True, share=0)
+
+        search.search_by_item(sku="apple-0", visitor="ann")
+
+        query_log.flush()
+        assert Query.objects.get().visitor_hash == ""
 
 
 class TestShadow:

@@ -4,9 +4,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from django.utils import timezone
 
+from ml.evaluation.sequential import shares_compare
 from searchapp.models import Deployment, Feedback, Query
 from searchapp.services import canary_stats, catalogue
 from searchapp.services.canary_rows import MOST_OUTCOMES, in_scope, outcomes_of, rows_of
@@ -113,6 +115,44 @@ def test_only_what_came_within_five_minutes_counts_in_a_test_and_no_younger_quer
     assert outcomes.wrong.tolist() == [True, False, False, True]
     assert outcomes.clicked.tolist() == [True, True, False, False]
     assert MOST_OUTCOMES >= 10_000
+
+
+def test_each_visitor_counts_once_by_the_first_query_and_nobody_unknown_counts(half: Deployment) -> None:
+    logged(30, half, wrong=30, clicked=30, visitor_hash="a" * 16)
+    logged(30, half, failed=30, visitor_hash="")
+    logged(2, champion(), visitor_hash="b" * 16)
+    fallen_back = logged(1, half, begin=timezone.now() - timedelta(minutes=30), failed=1)[0]
+    answered_at = fallen_back.asked_at + timedelta(milliseconds=1)
+    logged(1, champion(), begin=answered_at, visitor_hash=fallen_back.visitor_hash)
+
+    outcomes = outcomes_of(rows_of(half, timezone.now()), timezone.now())
+    found = canary_stats.strip()
+
+    assert sorted(zip(outcomes.of_candidate.tolist(), outcomes.wrong.tolist())) == [
+        (False, False), (True, True), (True, True),
+    ]  # fmt: skip
+    assert outcomes.of_candidate.tolist()[-1]
+    assert found is not None
+    assert found.candidate.queries == 61  # all of them are figures
+    assert "In the tests each visitor counts once" in found.comparison
+
+
+def test_visitors_who_ask_often_raise_no_more_false_alarms_than_the_level() -> None:
+    """Alike arms, a quarter of 300 visitors, 3,000 queries of which most are by few, who fail again and again."""
+    alarms = {"queries": 0, "visitors": 0}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        weight = rng.pareto(1.0, 300) + 0.1
+        visitors = rng.choice(300, 3000, p=weight / weight.sum())
+        of_candidate = (rng.random(300) < 0.25)[visitors]
+        wrong = rng.random(3000) < rng.beta(0.3, 2.7, 300)[visitors]
+        firsts = np.sort(np.unique(visitors, return_index=True)[1])
+        for name, rows in (("queries", np.arange(3000)), ("visitors", firsts)):
+            found = shares_compare(wrong[rows], of_candidate[rows], alternative="greater")
+            alarms[name] += found.is_shown(0.05)
+
+    assert alarms["visitors"] <= 0.05 * 200
+    assert alarms["queries"] > 0.1 * 200
 
 
 def test_a_canary_that_gets_everything_is_compared_with_as_long_a_time_before_and_not_tested(

@@ -12,7 +12,7 @@ from searchapp.exceptions import InvalidInput
 from searchapp.models import AuditEvent, Deployment, Job
 from searchapp.services import canary_watch, query_log, search
 from searchapp.services.operator_settings import setting_change
-from searchapp.services.stop_rules import BOUNDS, DEFAULT_RULE, rule_checked, rule_words
+from searchapp.services.stop_rules import BOUNDS, DEFAULT_RULE, rule_checked, rule_judged, rule_words
 from tests.searchapp.canaries import (
     began,
     break_arm,
@@ -164,6 +164,23 @@ def test_a_fault_inside_the_arm_ends_it_and_every_shopper_had_an_answer(
     assert not is_live(deployment)
     assert deployment.end_reason.startswith("stopped by itself: 3 of its latest 4 queries failed, 75.0 %")
     assert search.search_by_image(data=photos[0], visitor="somebody").arm == "champion"
+
+
+@pytest.mark.parametrize(
+    ("fields", "judged"),
+    [
+        ({"share": 50}, ["queries fail", "slowest", "shown"]),
+        ({"share": 100, "scope": {"vertical": "landmark"}}, ["queries fail", "slowest"]),
+        ({"share": 0, "is_shadow": True}, ["queries fail"]),
+    ],
+)
+def test_only_what_can_end_it_is_listed(data_dir: Path, fields: dict[str, Any], judged: list[str]) -> None:
+    rule = rule_judged(candidate_deployed(**fields))
+
+    said = rule_words(rule)
+
+    assert len(said) == len(judged)
+    assert all(part in words for part, words in zip(judged, said))
 
 
 class TestRules:
