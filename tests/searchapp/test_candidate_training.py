@@ -46,7 +46,7 @@ from tests.searchapp.coded_rows import entries_of, items_of, version_of
 from tests.searchapp.galleries import encode_missing
 from tests.searchapp.trainings import class_photos, small_shop
 
-pytestmark = [pytest.mark.django_db, pytest.mark.database]
+pytestmark = [pytest.mark.django_db, pytest.mark.database, pytest.mark.usefixtures("quiet_heartbeat")]
 # Field, a wish that it is wrong in, what is said.
 WISHES: list[tuple[str, dict[str, Any], str]] = [
     ("method", {"method": "magic"}, "it is 'magic', allowed: ndpp, odpp, bct, independent"),
@@ -65,12 +65,6 @@ WISHES: list[tuple[str, dict[str, Any], str]] = [
     ("config", {"config": {"method": {"encoder": {"dimension": 256}}}}, "the stored embeddings have 128"),
     ("config", {"config": {"compatibility": {"kind": "odpp"}}}, "the method ndpp has 'ndpp'"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _the_heartbeat_stays_quiet(settings: Settings) -> None:
-    """Its own connection cannot see the job of a test that never commits, and would take the lease for lost."""
-    settings.JOB_LEASE_SECONDS = 3600
 
 
 def dies_at(monkeypatch: pytest.MonkeyPatch, point: str, times: int) -> None:

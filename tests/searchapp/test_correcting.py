@@ -38,7 +38,7 @@ from tests.searchapp.stale_shop import stale_shop
 from tests.searchapp.trainings import candidate, small_shop
 from tests.searchapp.turned import turned_version
 
-pytestmark = [pytest.mark.django_db, pytest.mark.database]
+pytestmark = [pytest.mark.django_db, pytest.mark.database, pytest.mark.usefixtures("quiet_heartbeat")]
 
 
 def corrected(**options: Any) -> dict[str, Any]:
@@ -251,6 +251,26 @@ def test_the_gallery_in_use_is_not_corrected_under_a_trial(second: ModelVersion)
     with pytest.raises(Conflict, match="being tried beside"):
         correction_start(user=None)
     assert correction_start(user=None, version=other).payload["version"] == other.name
+
+
+def test_a_trial_that_began_during_a_correction_keeps_its_gallery(
+    second: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, live = turned_version(second), versions.champion()
+
+    def passing(point: str) -> None:
+        if point == "correct.before_move":
+            view = GalleryView.objects.get(version=other)
+            Deployment.objects.create(arm=Deployment.Arm.CANDIDATE, version=other, view=view, share=25)
+
+    monkeypatch.setattr(correcting_run, "failpoint", passing)
+
+    job = jobs.job_run_here(correction_start(user=None, override_reason="the pictures look right"))
+
+    assert (job.state, "being tried beside" in job.error) == (JobState.FAILED, True)
+    assert versions.champion() == live
+    assert not PairCalibration.objects.exclude(corrector_digest="").exists()
+    assert not list(correctors._folder().glob("*"))
 
 
 def test_the_sample_is_one_in_a_hundred_of_a_large_gallery() -> None:

@@ -21,7 +21,7 @@ from tests.searchapp import outside_bundles as outside
 from tests.searchapp.api_cast import error_of, key_client, operator_make, session_client
 from tests.searchapp.trainings import small_shop
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quiet_heartbeat")]
 Bad = Callable[[Path], bytes]
 AT_ONCE: list[tuple[Bad, str]] = [
     (outside.wrong_sha, "weights.safetensors: SHA-256 is"),
