@@ -54,13 +54,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.upgrade_quality", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help="methods, ladder; both by default")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--epochs", type=int, metavar="N", help="shorter trainings, without a pilot")
     parser.add_argument("--stock", type=Path, default=STOCK, metavar="DIR", help="made when missing")
     parser.add_argument(
         "--quick", action="store_true", help="an ndpp candidate of two epochs; writes no result"
     )
     options = parser.parse_args()
     parts = options.parts or ["methods", "ladder"]
-    more = ["--epochs", "2", "--no-pilot"] if options.quick else []
+    epochs = 2 if options.quick else options.epochs
+    more = [] if epochs is None else ["--epochs", str(epochs), "--no-pilot"]
     with shop(options.stock) as one:
         learned(one)
         candidate: dict[str, Any] = {}
@@ -195,10 +197,11 @@ def ladder(one: Shop, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows.append(rung("promoted, as stored", one, version, before))
     corrected = corrected_gallery(one)
     rows.append({**rung("corrected", one, version, before, state="corrected"), **corrected})
-    total = remaining = photos_to_encode(one)
+    first = one.json("backfill", "--limit", "1", "--order", "error")
+    total, remaining = first["remaining"] + 1, first["remaining"]
     for share in LADDER:
         wanted = round(share * total) - (total - remaining)
-        done = one.json("backfill", "--limit", str(wanted), "--order", "error", "--wait")
+        done = one.json("backfill", "--limit", str(wanted), "--order", "error")
         remaining = done["remaining"]
         row = rung(f"{share:.0%} backfilled", one, version, before, state="corrected")
         rows.append({**row, "encoded": done["encoded"], "seconds": done.get("seconds")})
@@ -208,7 +211,7 @@ def ladder(one: Shop, result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def corrected_gallery(one: Shop) -> dict[str, Any]:
     """A correction that is given up says so: the gallery stays as stored, and the rungs after it too."""
     try:
-        done = one.json("correct_gallery", "--wait")
+        done = one.json("correct_gallery")
     except RuntimeError as error:
         return {
             "encoded": 0,
@@ -216,10 +219,6 @@ def corrected_gallery(one: Shop) -> dict[str, Any]:
             "why_not": str(error).partition("CommandError: ")[2].strip()[:200],
         }
     return {"encoded": done["fitted_on"], "seconds": done["seconds"]}
-
-
-def photos_to_encode(one: Shop) -> int:
-    return int(one.json("backfill", "--limit", "0", "--wait")["remaining"])
 
 
 def rung(
