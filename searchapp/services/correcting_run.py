@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from django.db import transaction
 
-from searchapp.exceptions import JobCancelled
+from searchapp.exceptions import Conflict, JobCancelled
 from searchapp.failpoints import failpoint
 from searchapp.models import Deployment, GalleryView, ItemImage, ModelVersion, PairCalibration
 from searchapp.services import arms, correctors, deploying, versions
@@ -89,7 +89,7 @@ def correct_run(run: JobRun) -> dict[str, Any]:
         arms.arm_tried(version, this.digest)
         failpoint("correct.before_move")
         return _registered(this, judged)
-    except JobCancelled:
+    except (Conflict, JobCancelled):
         _forget(this.digest)
         raise
 
@@ -200,6 +200,7 @@ def _registered(this: _Correction, judged: Judged) -> dict[str, Any]:
         run.guard()
         if is_switched:
             deploying.deployment_end(live, "the corrected gallery took its place")
+        correction_check(version, live.version)  # again: a trial may have begun meanwhile
         view, _ = GalleryView.objects.get_or_create(version=version, corrector_digest=this.digest)
         after: dict[str, Any] = {
             "version": version.name,
