@@ -1,7 +1,7 @@
 """Which queries a candidate answers: a share of the visitors, a part of the catalogue, or none but in the shadow."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -19,13 +19,15 @@ class Portion:
     """The queries that go to a candidate.
 
     seed: which visitors a share takes; a share that is raised keeps those it had. scope: {}, {"category": slug} or
-    {"vertical": name}.
+    {"vertical": name}. inside: names of the categories of the scope, as a filter may have them; looked up
+    beforehand, so that no query has to.
     """
 
     seed: int
     share: int = WHOLE
     scope: Mapping[str, str] = field(default_factory=dict)
     is_shadow: bool = False
+    inside: frozenset[str] = frozenset()
 
     @property
     def divides_visitors(self) -> bool:
@@ -40,7 +42,11 @@ class Portion:
         """Whether the query's filters lie inside the scope."""
         if not self.scope:
             return True
-        return options is not None and _lies_inside(options, self.scope)
+        if options is None:
+            return False
+        if "vertical" in self.scope and options.vertical:
+            return options.vertical == self.scope["vertical"]
+        return options.category in self.inside
 
     def _has_visitor(self, visitor: str) -> bool:
         digest = sha256(f"{self.seed}\n{visitor}".encode()).digest()
@@ -51,7 +57,15 @@ def portion_of(deployment: Deployment) -> Portion | None:
     """What a candidate answers; None for the champion, which answers the rest."""
     if deployment.arm == Deployment.Arm.CHAMPION:
         return None
-    return Portion(_seed(deployment), deployment.share, deployment.scope, deployment.is_shadow)
+    scope = deployment.scope
+    return Portion(_seed(deployment), deployment.share, scope, deployment.is_shadow, _names_inside(scope))
+
+
+def portion_followed(portion: Portion | None) -> Portion | None:
+    """With the categories of its scope as they are now."""
+    if portion is None or not portion.scope:
+        return portion
+    return replace(portion, inside=_names_inside(portion.scope))
 
 
 def _seed(deployment: Deployment) -> int:
@@ -89,15 +103,20 @@ def scope_words(scope: Mapping[str, str]) -> str:
     return category.path if category else scope["category"]
 
 
-def _lies_inside(options: SearchOptions, scope: Mapping[str, str]) -> bool:
-    asked = _category(options.category) if options.category else None
-    if "vertical" in scope:
-        vertical = options.vertical or (asked.vertical if asked else None)
-        return vertical == scope["vertical"]
-    wanted = Category.objects.filter(slug=scope["category"]).first()
-    if asked is None or wanted is None:
-        return False
-    return f"{asked.path}{PATH_SEPARATOR}".startswith(f"{wanted.path}{PATH_SEPARATOR}")
+def _names_inside(scope: Mapping[str, str]) -> frozenset[str]:
+    """Slugs and paths of its categories; a path that is the slug of another category means that one."""
+    if not scope:
+        return frozenset()
+    rows = list(Category.objects.values_list("slug", "path", "vertical"))
+    top = next((path for slug, path, _ in rows if slug == scope.get("category")), None)
+    inside = [
+        (slug, path)
+        for slug, path, vertical in rows
+        if vertical == scope.get("vertical")
+        or (top is not None and f"{path}{PATH_SEPARATOR}".startswith(f"{top}{PATH_SEPARATOR}"))
+    ]
+    paths = {path for _, path in inside} - {slug for slug, _, _ in rows}
+    return frozenset(paths.union(slug for slug, _ in inside))
 
 
 def _category(name: str) -> Category | None:

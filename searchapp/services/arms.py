@@ -13,7 +13,7 @@ from ml.retrieval.view import GalleryView
 from ml.text_encoder import TextWeights
 from searchapp.models import Deployment, ModelVersion
 from searchapp.services import snapshots, versions
-from searchapp.services.arm_choice import Portion, portion_of
+from searchapp.services.arm_choice import Portion, portion_followed, portion_of
 from searchapp.services.corrected_views import view_corrected
 from searchapp.services.gallery_views import engine_for, view_followed, view_rebuilt
 
@@ -89,9 +89,10 @@ def arm_followed(arm: Arm, since: int, until: int) -> Arm:
     elif view.changed_rows > max(COMPACT_FROM_ROWS, COMPACT_SHARE * len(view)):
         view = view.compacted()
         snapshots.snapshot_job_ensure_if_due(arm.version, entries=len(view))
+    arm = replace(arm, view=view, portion=portion_followed(arm.portion))
     if view.pools.keys() <= arm.calibrations.keys():
-        return replace(arm, view=view)
-    return replace(arm, view=view, calibrations=_calibrations(arm.version, arm.corrector_digest))
+        return arm
+    return replace(arm, calibrations=_calibrations(arm.version, arm.corrector_digest))
 
 
 def _prewarm(arm: Arm) -> None:
