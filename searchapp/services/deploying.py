@@ -13,12 +13,14 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 
 from searchapp.exceptions import Conflict, InvalidInput
-from searchapp.models import FINISHED_STATES, Deployment, Job, JobState, ModelVersion
+from searchapp.models import Deployment, Job, JobState, ModelVersion
 from searchapp.services import versions
 from searchapp.services.arm_choice import WHOLE, scope_checked
+from searchapp.services.asked_promotions import PROMOTE, asked_before, refuse_another
 from searchapp.services.audit import event_record
 from searchapp.services.correctors import newest_corrected_view
 from searchapp.services.database_clock import DatabaseNow
+from searchapp.services.increments import is_grown
 from searchapp.services.jobs import job_create, job_run, owner_name
 from searchapp.services.obstacles import Obstacle, bundle_obstacle, obstacles_of, version_check
 from searchapp.services.stop_rules import rule_checked
@@ -39,7 +41,7 @@ __all__ = [
     "version_rollback",
 ]
 
-PROMOTE, ROLLBACK = "promote", "rollback"
+ROLLBACK = "rollback"
 NOTE_LENGTH, REASON_LENGTH = 2000, 500
 
 
@@ -81,15 +83,15 @@ def version_promote(
         "stop_rule": rule_checked(stop_rule) if stop_rule else {},
         "override_reason": reason,
     }
-    if (asked := _asked_before(payload, idempotency_key)) is not None:
+    if (asked := asked_before(payload, idempotency_key)) is not None:
         return asked
     version_check(version, reason, corrector_digest=digest, is_shadow=shadow)
     _candidate_check(version, payload)
     try:
         with transaction.atomic():
-            _champion_lock(expected_deployment)
-            asked = _asked_before(payload, idempotency_key)
-            _refuse_another(payload)
+            payload["champion"] = _champion_locked(expected_deployment).pk
+            asked = asked_before(payload, idempotency_key)
+            refuse_another(payload)
             return asked or job_create(
                 kind=PROMOTE,
                 user=user,
@@ -235,11 +237,19 @@ def deployment_facts(deployment: Deployment) -> dict[str, Any]:
     return facts
 
 
-def _champion_lock(expected: int | None) -> None:
-    """Inside the caller's transaction: two clicks, one after the other."""
-    live = Deployment.objects.select_for_update().get(pk=versions.champion().pk)
-    if expected not in (None, live.pk):
-        raise Conflict(f"{live.version.name} was put in use meanwhile; look again before you change it.")
+def _champion_locked(expected: int | None) -> Deployment:
+    """Inside the caller's transaction: two clicks, one after the other. A pointer that moves is waited for."""
+    rows = Deployment.objects.select_for_update().filter(pk=versions.champion().pk, ended_at__isnull=True)
+    live = rows.first()
+    if live is None or expected not in (None, live.pk):
+        raise moved_conflict()
+    return live
+
+
+def moved_conflict() -> Conflict:
+    """For who asked while another deployment was live."""
+    name = versions.champion().version.name
+    return Conflict(f"{name} was put in use meanwhile; look again before you change it.")
 
 
 def _share_checked(share: Any, *, is_shadow: bool) -> int:
@@ -251,42 +261,17 @@ def _share_checked(share: Any, *, is_shadow: bool) -> int:
     return 0 if is_shadow else share
 
 
-def _asked_before(payload: Mapping[str, Any], idempotency_key: str) -> Job | None:
-    """The job of this key, or one on its way that does the same; a reason is not given to one that has none."""
-    promotions = Job.objects.filter(kind=PROMOTE)
-    if idempotency_key and (asked := promotions.filter(idempotency_key=idempotency_key).first()) is not None:
-        return asked
-    same = [
-        job
-        for job in _going()
-        if {**job.payload, "override_reason": ""} == {**payload, "override_reason": ""}
-    ]
-    reason = payload["override_reason"]
-    return next((job for job in same if not reason or job.payload["override_reason"]), None)
-
-
-def _refuse_another(payload: Mapping[str, Any]) -> None:
-    for job in _going():
-        if {**job.payload, "override_reason": ""} != {**payload, "override_reason": ""}:
-            who = f" by {job.created_by}" if job.created_by else ""
-            raise Conflict(
-                f"“{job.subject}” was asked for{who} and is under way; wait for it, or cancel it first."
-            )
-
-
-def _going() -> list[Job]:
-    going = Job.objects.filter(kind=PROMOTE, cancel_requested=False).exclude(state__in=FINISHED_STATES)
-    return list(going.select_related("created_by").order_by("created_at"))
-
-
 def _candidate_check(version: ModelVersion, payload: Mapping[str, Any]) -> None:
-    """One candidate at a time; the one that is tried may get another share, and all queries end any trial."""
+    """One candidate at a time; the one that is tried may get another share, and all queries end any trial.
+
+    One that was given what the champion learned since is tried under that number: of 2.0 it may be 2.1.
+    """
     live = candidate_live()
     if live is None or not is_canary(payload):
         return
-    if live.version != version:
+    if not is_grown(live.version, version):
         raise Conflict(f"{live.version.name} is being tried; end that before {version.name} is.")
     asked = (payload["share"], payload["scope"], payload["shadow"], payload["corrector_digest"])
     has_new_rule = payload["stop_rule"] not in ({}, live.stop_rule)
     if asked == (live.share, live.scope, live.is_shadow, live.view.corrector_digest) and not has_new_rule:
-        raise Conflict(f"{version.name} is being tried just so already.")
+        raise Conflict(f"{live.version.name} is being tried just so already.")

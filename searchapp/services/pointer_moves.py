@@ -3,6 +3,7 @@
 All that grows with the gallery (encoding, measuring, loading, reading every code twice) comes before or after it.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,45 +14,69 @@ from django.db import IntegrityError, transaction
 from ml.artifacts import BundleError
 from searchapp.exceptions import Conflict
 from searchapp.failpoints import failpoint
-from searchapp.models import Deployment, GalleryEntry, GalleryView, ModelVersion
-from searchapp.services import arms, deploying, encoding, measuring, probing, verdicts, versions
+from searchapp.models import Deployment, GalleryView, ModelVersion
+from searchapp.services import arms, deploying, encoding, measuring, probing, promotion_steps, versions
 from searchapp.services.announcing import announce
 from searchapp.services.arm_choice import WHOLE
 from searchapp.services.audit import event_record
-from searchapp.services.code_digest import CODE_FIELDS, codes_digest
 from searchapp.services.correctors import corrector_of
+from searchapp.services.gallery_digest import TimedDigest, digest_timed
+from searchapp.services.increments import has_only_learned, is_grown
 from searchapp.services.jobs import JobRun
+from searchapp.services.learning import MovedMeanwhile
 from searchapp.services.pair_calibrating import pairs_calibrate
-from searchapp.services.verdict_gates import gates_now
+from searchapp.services.promotion_steps import STEPS
 
-STEPS = 5
+ATTEMPTS = 3  # categories learned meanwhile make a promotion begin anew
 DEFAULTS: Mapping[str, Any] = {
     "override_reason": "", "corrector_digest": "", "share": WHOLE, "scope": {}, "shadow": False, "change_note": "",
-    "stop_rule": {},
+    "stop_rule": {}, "champion": None,
 }  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 def promote_run(run: JobRun) -> dict[str, Any]:
     """Handler of "promote": encode what came since, calibrate, measure, catch up, try, move. A retry goes on where it
-    stopped."""
+    stopped; what the champion learned meanwhile is caught up with. Raises Conflict when another one serves by now than
+    when it was asked for."""
     if "moved" in run.checkpoint:  # killed between the move and the last word
         return _said(run)
-    started = time.monotonic()
     wish = {**DEFAULTS, **run.payload}
-    live = versions.champion()
+    seen = wish["champion"] or versions.champion().pk
+    for _ in range(ATTEMPTS):
+        live = versions.champion()
+        if not has_only_learned(live, seen):
+            raise deploying.moved_conflict()
+        try:
+            _promoted(run, wish, live)
+        except MovedMeanwhile as moved:
+            logger.warning("job %s begins anew: %s", run.job.pk, moved)
+        else:
+            return _said(run)
+    raise Conflict("The version in use kept changing during the promotion; try again.")
+
+
+def _promoted(run: JobRun, wish: Mapping[str, Any], live: Deployment) -> None:
+    """One attempt. Raises MovedMeanwhile when `live` serves no longer in the end."""
+    started = time.monotonic()
     version = versions.version_named(wish["version"])
     checks = {"corrector_digest": wish["corrector_digest"], "is_shadow": wish["shadow"]}
     deploying.version_check(version, wish["override_reason"], **checks)
     failpoint("promote.after_checks")
-    before = _Digest()
+    before = digest_timed()
     asked = version
     if version != live.version:
-        _prepared(run, version, live)
-        gates = [] if wish["shadow"] else _gates(run, version, live.version)
+        promotion_steps.prepared(run, version, live)
+        gates = (
+            []
+            if wish["shadow"]
+            else promotion_steps.gates(run, version, live.version, wish["corrector_digest"])
+        )
         deploying.version_check(version, wish["override_reason"], gates, **checks)
         failpoint("promote.after_gates")
         if not wish["shadow"]:
-            version = _caught_up(run, version, live)
+            version = promotion_steps.caught_up(run, version, live)
             if version == live.version:
                 raise Conflict(
                     f"{version.name}, which is in use, is {asked.name} with the categories learned since; go back to "
@@ -76,14 +101,13 @@ def promote_run(run: JobRun) -> dict[str, Any]:
         view=view,
         reason=wish["override_reason"],
         change_note=wish["change_note"],
-        measured=_promised(asked, live.version, wish["corrector_digest"]),
+        measured=promotion_steps.promised(asked, live.version, wish["corrector_digest"]),
     )
     if deploying.is_canary(wish):
         after.arm, after.share, after.scope = Deployment.Arm.CANDIDATE, wish["share"], wish["scope"]
         after.is_shadow, after.stop_rule = wish["shadow"], wish["stop_rule"]
     told = {"probe": probe, "prewarm_seconds": round(prewarm_seconds, 4)}
     _move(run, _Move(live, after, before, started, told))
-    return _said(run)
 
 
 def rollback_run(run: JobRun) -> dict[str, Any]:
@@ -94,7 +118,7 @@ def rollback_run(run: JobRun) -> dict[str, Any]:
     last = deploying.last_deployment()
     if last.pk != run.payload["deployment"]:
         raise Conflict(f"{last.version.name} was put in use meanwhile; look again before going back.")
-    before = _Digest()
+    before = digest_timed()
     if last.arm == Deployment.Arm.CANDIDATE:
         _end_candidate(run, last, before, started)
         return _said(run)
@@ -123,48 +147,13 @@ def rollback_run(run: JobRun) -> dict[str, Any]:
     return _said(run)
 
 
-def _prepared(run: JobRun, version: ModelVersion, live: Deployment) -> None:
-    """Entries, where the stored ones cannot be searched, and readings of similarities, where nobody took them yet."""
-    words = "encoding photos that came since"
-    run.progress(0, STEPS, words)
-    if version.lineage != live.version.lineage:
-        encoding.entries_fill(
-            version, heard=lambda _done: run.progress(0, STEPS, words), commit=lambda _done: run.guard()
-        )
-    words = "reading similarities"
-    run.progress(1, STEPS, words)
-    pairs_calibrate(
-        version, heard=lambda done, total: run.progress(1, STEPS, f"{words}, {done:,} of {total:,}")
-    )
-
-
-def _caught_up(run: JobRun, version: ModelVersion, live: Deployment) -> ModelVersion:
-    from searchapp.services.catching_up import caught_up  # noqa: PLC0415  torch: who goes back does without
-
-    run.progress(3, STEPS, "learning what was learned since")
-    return caught_up(run, version, live)
-
-
-def _gates(run: JobRun, version: ModelVersion, live: ModelVersion) -> list[dict[str, Any]]:
-    """Those that still hold, else measured now."""
-    run.progress(2, STEPS, "measuring on held-out photos")
-    gates = measuring.gates_of(version, live)
-    if gates is not None:
-        return gates
-
-    def heard(done: int, total: int) -> None:
-        run.progress(2, STEPS, f"measuring on held-out photos, {done:,} of {total:,}")
-
-    return gates_now(verdicts.verdict_make(version, live, heard=heard, job=run.job))
-
-
 @dataclass(frozen=True, slots=True)
 class _Move:
     """From the champion `live` to `after`, and what the job says of it."""
 
     live: Deployment
     after: Deployment
-    digest: "_Digest"
+    digest: TimedDigest
     started: float  # of the job
     told: dict[str, Any] = field(default_factory=dict)
     is_rollback: bool = False
@@ -211,7 +200,7 @@ def _move(run: JobRun, move: _Move) -> None:
 def _replace(live: Deployment, after: Deployment, *, is_rollback: bool) -> None:
     candidate = deploying.candidate_live()
     if after.arm == Deployment.Arm.CANDIDATE:
-        if candidate is not None and candidate.version != after.version:
+        if candidate is not None and not _is_same_trial(candidate.version, after.version):
             raise Conflict(
                 f"{candidate.version.name} is being tried; end that before {after.version.name} is."
             )
@@ -227,7 +216,12 @@ def _replace(live: Deployment, after: Deployment, *, is_rollback: bool) -> None:
         deploying.deployment_end(candidate, words)
 
 
-def _end_candidate(run: JobRun, last: Deployment, digest: "_Digest", started: float) -> None:
+def _is_same_trial(before: ModelVersion, after: ModelVersion) -> bool:
+    """Whether they differ at most by what was learned."""
+    return is_grown(before, after) or is_grown(after, before)
+
+
+def _end_candidate(run: JobRun, last: Deployment, digest: TimedDigest, started: float) -> None:
     moving = time.perf_counter()
     with transaction.atomic():
         deploying.canary_end(
@@ -242,12 +236,12 @@ def _end_candidate(run: JobRun, last: Deployment, digest: "_Digest", started: fl
 def _lock(live: Deployment) -> None:
     held = Deployment.objects.select_for_update().filter(pk=live.pk, ended_at__isnull=True)
     if not held.exists():
-        raise Conflict(
+        raise MovedMeanwhile(
             f"{live.version.name} is no longer in use: somebody else moved the pointer; look again."
         )
 
 
-def _note(run: JobRun, result: dict[str, Any], digest: "_Digest", since: tuple[float, float]) -> None:
+def _note(run: JobRun, result: dict[str, Any], digest: TimedDigest, since: tuple[float, float]) -> None:
     """Commits with the move, so that a retry knows of it. since: start of the job, start of the move."""
     result |= {
         "seconds": round(time.monotonic() - since[0], 3),
@@ -262,7 +256,7 @@ def _note(run: JobRun, result: dict[str, Any], digest: "_Digest", since: tuple[f
 def _said(run: JobRun) -> dict[str, Any]:
     """What the move was, and the gallery read once more after it."""
     moved = run.checkpoint["moved"]
-    after = _Digest(run.checkpoint["newest"])
+    after = digest_timed(run.checkpoint["newest"])
     # A photo that came during the move may have been encoded by the version before alone, unseen by the move.
     missing = measuring.photos_without_entry(versions.champion().version)
     if missing:
@@ -283,23 +277,3 @@ def _said(run: JobRun) -> dict[str, Any]:
         "gallery_digest_after": after.value,
         "photos_to_encode": missing,
     }
-
-
-def _promised(version: ModelVersion, live: ModelVersion, corrector_digest: str) -> dict[str, Any]:
-    """The cell of the newest verdict that holds, if it is of the view that is put in use."""
-    verdict = None if version == live else verdicts.verdict_of(version, live)
-    if verdict is None or verdict.report["corrector_digest"] != corrector_digest:
-        return {}
-    return verdicts.promised_cell(verdict)
-
-
-class _Digest:
-    """The digest of every stored code up to the entry `newest` (design 4.2)."""
-
-    def __init__(self, newest: int | None = None) -> None:
-        started = time.monotonic()
-        latest = GalleryEntry.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
-        self.newest = latest if newest is None else newest
-        rows = GalleryEntry.objects.filter(pk__lte=self.newest).order_by("image_sha256")
-        self.value = codes_digest(rows.values_list(*CODE_FIELDS).iterator(chunk_size=5000))
-        self.seconds = time.monotonic() - started

@@ -10,17 +10,30 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 
 from searchapp.exceptions import Conflict, InvalidInput
-from searchapp.models import AuditEvent, Deployment, Item, Job, JobState, ModelVersion, Verdict
-from searchapp.services import arms, deploying, encoding, jobs, query_log, search, serving, versions
+from searchapp.models import AuditEvent, Category, Deployment, Item, Job, JobState, ModelVersion, Verdict
+from searchapp.services import (
+    arms,
+    deploying,
+    encoding,
+    jobs,
+    pointer_moves,
+    promotion_steps,
+    query_log,
+    search,
+    serving,
+    versions,
+)
 from searchapp.services.arm_choice import Portion
 from searchapp.services.going_back import rollback_outlook
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.search_options import SearchOptions
 from tests.searchapp.api_cast import error_of, key_client, operator_make, user_make
 from tests.searchapp.galleries import encode_missing, item_with_photos, shop
-from tests.searchapp.lineages import descendant, passed
+from tests.searchapp.lineages import SHIPPED, descendant, passed
+from tests.searchapp.stale_shop import put_in_use
 from tests.searchapp.trainings import candidate
 from tests.searchapp.verdict_reports import report_of
 
@@ -137,6 +150,71 @@ def test_a_candidate_that_began_while_another_was_checked_stays(
     assert answering(min(who_meets("2.0"))) == "2.0"
 
 
+def test_another_share_goes_to_what_the_candidate_became_by_learning(second: ModelVersion) -> None:
+    first, later = versions.champion().version, descendant("2.1", parent=second)
+    Category.objects.filter(slug="apple").update(learn_asked_at=timezone.now())
+    for version, learned in ((first, ["apple"]), (second, []), (later, ["apple"])):
+        version.label_registry = learned
+        version.save(update_fields=["label_registry"])
+    Deployment.objects.create(arm=Deployment.Arm.CANDIDATE, version=later, view=later.views.get(), share=5)
+
+    live = tried(second, share=25)
+
+    assert (live.version, live.share) == (later, 25)
+    with pytest.raises(Conflict, match=r"2\.1 is being tried just so already"):
+        deploying.version_promote(version=second, user=None, share=25)
+
+
+# --- the pointer moves meanwhile
+
+
+def test_who_waited_for_a_pointer_that_moved_is_refused(
+    second: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, champion = versions.champion(), versions.champion
+    put_in_use(descendant("3.0"))
+    read = iter([seen])  # before the lock, for which it waits
+    monkeypatch.setattr(versions, "champion", lambda: next(read, None) or champion())
+
+    with pytest.raises(Conflict, match=r"3\.0 was put in use meanwhile"):
+        deploying._champion_locked(seen.pk)
+
+
+def test_a_promotion_that_waited_takes_the_place_of_none_but_what_was_seen(second: ModelVersion) -> None:
+    job = deploying.version_promote(version=second, user=None, shadow=True)
+    third = put_in_use(descendant("3.0"))
+
+    failed = jobs.job_run_here(job)
+
+    assert (failed.state, "3.0 was put in use meanwhile" in failed.error) == (JobState.FAILED, True)
+    assert (versions.champion(), deploying.candidate_live()) == (third, None)
+
+
+def test_what_is_learned_during_a_promotion_is_caught_up_with(
+    second: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, beside = ["promote.before_move"], []
+
+    def passing(point: str) -> None:
+        if point in waiting:
+            waiting.remove(point)
+            put_in_use(descendant("1.1", source=SHIPPED))
+
+    def caught_up(_run: object, version: ModelVersion, live: Deployment) -> ModelVersion:
+        beside.append(live.version.name)
+        return version
+
+    monkeypatch.setattr(pointer_moves, "failpoint", passing)
+    monkeypatch.setattr(promotion_steps, "caught_up", caught_up)
+
+    job = jobs.job_run_here(deploying.version_promote(version=second, user=None, override_reason="now"))
+
+    assert (job.state, job.error) == (JobState.DONE, "")
+    assert beside == ["1.0", "1.1"]
+    live = versions.champion()
+    assert (live.version, live.previous and live.previous.version.name) == (second, "1.1")
+
+
 # --- scopes
 
 
@@ -167,6 +245,23 @@ def test_a_scope_takes_the_queries_whose_filters_lie_inside_it(
     assert [answering("anybody", **options) for options in outside] == ["1.0"] * len(outside)
     found = search.search_by_image(data=photos[0], options=SearchOptions(**inside[0]), visitor="anybody")
     assert found.model_version == "2.0"
+
+
+def test_a_scope_is_looked_up_when_the_gallery_changes_and_not_by_queries(
+    second: ModelVersion, photos: list[bytes], django_assert_num_queries: Any
+) -> None:
+    tried(second, scope={"category": "Fruit"})
+    arm = serving.follow_once().candidate
+    assert arm is not None
+    assert arm.portion is not None
+
+    with django_assert_num_queries(0):
+        covered = [arm.portion.covers(SearchOptions(category=name)) for name in ("Fruit > Apple", "drink")]
+    item_with_photos("pear", photos[8:9], "Fruit > Pear")
+    encode_missing()
+
+    assert covered == [True, False]
+    assert answering("anybody", category="pear") == "2.0"
 
 
 def test_a_share_of_a_scope_needs_both(second: ModelVersion) -> None:

@@ -43,6 +43,7 @@ from searchapp.services import (
     snapshots,
     versions,
 )
+from searchapp.services.gallery_digest import digest_timed
 from searchapp.services.going_back import rollback_outlook
 from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from tests.searchapp.api_cast import error_of, key_client, operator_make
@@ -116,7 +117,7 @@ def test_snapshots_stay_true_to_the_rows_through_a_candidate_and_its_promotion(s
 def test_promotion_moves_the_pointer_and_every_answer_is_by_the_new_version(shop_and_photo: bytes) -> None:
     user = operator_make()
     version = judged(candidate())
-    digest = pointer_moves._Digest().value
+    digest = digest_timed().value
 
     job = jobs.job_run_here(deploying.version_promote(version=version, user=user))
 
@@ -380,9 +381,9 @@ def test_the_move_itself_reads_no_row_of_the_gallery(
 
 
 def test_the_log_keeps_who_why_and_the_digests_before_and_after(shop_and_photo: bytes) -> None:
-    user, digest = operator_make(), pointer_moves._Digest().value
+    user, digest = operator_make(), digest_timed().value
     version = judged(candidate(), verdict="fail", low=0.05)
-    encoded = pointer_moves._Digest().value
+    encoded = digest_timed().value
 
     jobs.job_run_here(
         deploying.version_promote(version=version, user=user, override_reason="the old one is banned")
@@ -422,6 +423,11 @@ def test_the_outlook_counts_what_only_the_version_in_use_has_encoded(
     assert (outlook.photos, outlook.items) == (2, 1)
     assert outlook.cell is not None
     assert (outlook.cell["query_version"], outlook.cell["map"]) == ("1.0", 0.489)
+    assert outlook.measured_at is None
+    Verdict.objects.update(held_out="other photos")
+    older = rollback_outlook()
+    assert older is not None
+    assert (older.cell, older.measured_at) == (outlook.cell, Verdict.objects.get().created_at)
     assert (deploying.version_rollback(user=None).result or {})["photos_to_encode"] == 0
     assert "late" in {result.sku for result in search.search_by_image(data=photos[6]).results}
 
@@ -560,7 +566,7 @@ def test_somebody_who_moved_the_pointer_meanwhile_is_not_overruled(shop_and_phot
     done = jobs.job_run_here(job)
 
     assert done.state == JobState.FAILED
-    assert "2.0 is in use already" in done.error
+    assert "2.0 was put in use meanwhile" in done.error
 
 
 def test_the_commands_print_the_contracts_json(shop_and_photo: bytes) -> None:
@@ -568,8 +574,8 @@ def test_the_commands_print_the_contracts_json(shop_and_photo: bytes) -> None:
     names = {"serving", "previous", "seconds", "gallery_digest_before", "gallery_digest_after"}
 
     forth, back = StringIO(), StringIO()
-    call_command("promote", "2.0", "--json", stdout=forth)
-    call_command("rollback", "--json", stdout=back)
+    call_command("promote", "2.0", "--json", "--wait", stdout=forth)
+    call_command("rollback", "--json", "--wait", stdout=back)
 
     assert names <= set(json.loads(forth.getvalue()))
     assert names <= set(json.loads(back.getvalue()))
