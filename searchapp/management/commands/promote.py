@@ -34,6 +34,7 @@ class Command(BaseCommand):
             "--shadow", action="store_true", help="asked beside the version in use, never shown"
         )
         parser.add_argument("--note", default="", help="what users are told of the change")
+        parser.add_argument("--wait", action="store_true", help="wait for its end, as it always does")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -20,6 +20,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--deployment", type=int, metavar="ID", help="only if this one is still live")
+        parser.add_argument("--wait", action="store_true", help="wait for its end, as it always does")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
