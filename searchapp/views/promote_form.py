@@ -8,13 +8,13 @@ from django import forms
 from django.http import HttpRequest
 
 from searchapp.exceptions import SearchAppError
+from searchapp.services.arm_choice import WHOLE
 from searchapp.services.stop_rules import BOUNDS, DEFAULT_RULE
 from searchapp.views.candidate_form import scope_categories, scope_verticals
 from searchapp.views.panels import Option
 
 OTHER = "other"
 PRESETS = (1, 5, 25, 50, 100)
-WHOLE = 100
 FIELD_OF_SERVICE = {"stop_rule": "stops", "override_reason": "reason"}
 # Fields of the rule: how each is typed, as a multiple of what is kept.
 SCALES = {"errors": 100.0, "p95_factor": 1.0, "wrong": 1.0, "least_queries": 1.0, "minutes": 1.0}
