@@ -445,6 +445,9 @@ class Verdict(Shape):
         ["stored", "corrected", "backfilled"], help_text="Of the gallery, if this version is put in use."
     )
     corrector_digest = serializers.CharField(allow_blank=True)
+    against_corrector_digest = serializers.CharField(
+        allow_blank=True, required=False, help_text="Through which the other one served then."
+    )
     gallery = serializers.DictField()
     notes = serializers.ListField(child=serializers.CharField())
     matrix = MatrixCell(many=True)

@@ -30,7 +30,7 @@ from searchapp.services.verdict_categories import (
 from searchapp.services.verdict_costs import TIMED_QUERIES, Timed, costs_row, queries_timed, slowness
 from searchapp.services.verdict_flips import flips_row, negative_rate
 from searchapp.services.verdict_galleries import not_by, photos_judged, stored_view
-from searchapp.services.verdict_gates import MAP_GATE, Gate, gate_row
+from searchapp.services.verdict_gates import MAP_GATE, Gate, allowing_for_unseen, gate_row
 from searchapp.services.verdict_matrix import (
     ADDED,
     BACKFILLED,
@@ -142,7 +142,7 @@ def gates_measured(found: _Found) -> list[Gate]:
         return gate_row(name, float(limits[f"gate.{name}"]), loss, **more)
 
     def loss_of(one: Answers, against: Answers) -> Interval | None:
-        return turned(difference_of(one.values["map"], against.values["map"], items))
+        return allowing_for_unseen(turned(difference_of(one.values["map"], against.values["map"], items)))
 
     told = [change for change in found.categories if change.loss is not None]
     gates = [

@@ -23,7 +23,7 @@ from searchapp.services.verdict_categories import (
     worst_loss,
 )
 from searchapp.services.verdict_costs import slowness
-from searchapp.services.verdict_gates import gate_row, gates_now
+from searchapp.services.verdict_gates import allowing_for_unseen, gate_row, gates_now
 from searchapp.services.verdict_report import first_of
 from tests.searchapp.api_cast import user_make
 from tests.searchapp.coded_rows import version_of
@@ -78,6 +78,26 @@ def test_a_gate_fails_above_its_limit_passes_below_and_otherwise_nobody_can_tell
     loss = turned(difference_of(own, other, np.array(items)))
 
     assert gate_row("map_loss", 0.01, loss)["verdict"] == verdict
+
+
+def test_no_loss_among_few_items_does_not_say_that_rare_ones_lose_nothing() -> None:
+    rng, limit = np.random.default_rng(0), 0.01
+    passed = {}
+    for items in (10, 30, 60):
+        passed[items] = 0
+        for _ in range(100):
+            losses = np.where(rng.random(items) < 0.05, 0.6, 0.0)  # 0.03 in the mean
+            loss = turned(difference_of(np.zeros(items), losses, np.arange(items)))
+            passed[items] += gate_row("map_loss", limit, allowing_for_unseen(loss))["verdict"] == "pass"
+    assert (passed[10], passed[30]) == (0, 0)
+    assert passed[60] <= 10
+    for items, verdict in ((58, "cannot_tell"), (59, "pass")):
+        same = allowing_for_unseen(Interval(0.0, 0.0, 0.0, items))
+        assert gate_row("map_loss", limit, same)["verdict"] == verdict
+    assert (
+        gate_row("map_loss", limit, allowing_for_unseen(Interval(-0.1, -0.15, -0.06, 10)))["verdict"]
+        == "pass"
+    )
 
 
 def test_a_limit_that_an_operator_changes_judges_what_was_measured_anew() -> None:
