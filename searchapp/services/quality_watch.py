@@ -1,9 +1,9 @@
 """Does the version in use still answer as well as was promised when it was put in use? Measured again on schedule.
 
-The promise is the cell of the matrix that a deployment began with (Deployment.measured). It is broken when
-the upper bound of the same cell measured now lies under the promised value. Then the operators are told, once per
-deployment; and where the setting says so the version before serves again, if it answers the same queries better now and
-if this deployment did not itself begin by going back: so never twice in a row. The result of the job:
+The promise is the cell of the matrix that a deployment began with (Deployment.measured). It is broken when the upper
+bound of the same cell, measured now with the same queries, lies under the promised value. Then the operators are told,
+once per deployment; and where the setting says so the version before serves again, if it is shown to answer the same
+queries better now and if this deployment did not itself begin by going back: so never twice in a row. The result:
 
     {"version": "2.0", "deployment": 7, "measured": {"map": 0.71, "map_low": …, "map_high": …, "n": 400, …},
      "promised": {…} | null, "has_fallen": false, "same_queries": true, "words": "…",
@@ -20,12 +20,13 @@ from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 
 from searchapp.exceptions import Conflict
-from searchapp.models import FINISHED_STATES, Deployment, EvaluationQuery, Job, JobState
+from searchapp.models import FINISHED_STATES, AuditEvent, Deployment, EvaluationQuery, Job, JobState
 from searchapp.services import alerting, deploying, verdicts, versions
 from searchapp.services.audit import event_record
 from searchapp.services.database_clock import database_now
 from searchapp.services.jobs import JobRun, job_create
 from searchapp.services.operator_settings import setting_value
+from searchapp.services.quality_change import change_now
 
 KIND = "watch_quality"
 HISTORY = 90  # measurements
@@ -73,7 +74,7 @@ def watch_start(user: AbstractBaseUser | None = None) -> Job:
 @transaction.atomic
 def watch_if_due() -> Job | None:
     """For the sweeper: measure again when the last time, or the beginning of the deployment, was long enough ago."""
-    live = _champion()
+    live = versions.champion_live()
     if live is None or Job.objects.filter(kind=KIND).exclude(state__in=FINISHED_STATES).exists():
         return None
     due = _due_at(live)
@@ -92,7 +93,7 @@ def watch_run(run: JobRun) -> dict[str, Any]:
 
 def latest() -> Look:
     """For the pages."""
-    live = _champion()
+    live = versions.champion_live()
     jobs = Job.objects.filter(kind=KIND).order_by("-created_at")
     newest = jobs.first()
     done = None if live is None else jobs.filter(state=JobState.DONE, payload__deployment=live.pk).first()
@@ -146,21 +147,22 @@ def _measured(run: JobRun) -> dict[str, Any]:
     run.progress(0, STEPS, f"measuring {live.version.name} on held-out photos")
     measured = verdicts.cell_measured(live.version, live.view.corrector_digest)
     promised = promise_of(live)
-    has_fallen = bool(promised) and measured["n"] > 0 and measured["map_high"] < promised["map"]
+    same_queries = bool(promised) and promised.get("held_out") == measured["held_out"]
+    has_fallen = same_queries and measured["n"] > 0 and measured["map_high"] < promised["map"]
     result = {
         "version": live.version.name,
         "deployment": live.pk,
         "measured": measured,
         "promised": promised or None,
         "has_fallen": has_fallen,
-        "same_queries": bool(promised) and promised.get("held_out") == measured["held_out"],
+        "same_queries": same_queries,
         "went_back_to": None,
         "stayed_because": "" if has_fallen else "quality has not fallen",
         "seconds": round(time.monotonic() - started, 1),
     }
     result["words"] = _words(result)
     if has_fallen:
-        result["stayed_because"] = _reason_to_stay(live, measured)
+        result["stayed_because"] = _reason_to_stay(live)
     with transaction.atomic():
         run.save(result)
         if has_fallen and not _was_told(live):
@@ -177,16 +179,20 @@ def _words(result: Mapping[str, Any]) -> str:
         return (
             f"{version} has a mean average precision of {now}; nothing was promised when it was put in use."
         )
-    since = "" if result["same_queries"] else " The held-out photos have changed since."
+    if not result["same_queries"]:
+        return (
+            f"{version} has a mean average precision of {now}. {promised['map']:.3f} was promised, but the held-out "
+            "photos have changed since: the two cannot be compared."
+        )
     if result["has_fallen"]:
         return (
             f"{version} has fallen: a mean average precision of {promised['map']:.3f} was promised, now it is "
-            f"{now}.{since}"
+            f"{now}."
         )
-    return f"{version} holds what was promised: {promised['map']:.3f}, now {now}.{since}"
+    return f"{version} holds what was promised: {promised['map']:.3f}, now {now}."
 
 
-def _reason_to_stay(live: Deployment, measured: Mapping[str, Any]) -> str:
+def _reason_to_stay(live: Deployment) -> str:
     """Why the version before does not serve again by itself; "" when it does."""
     if not setting_value("watch.rollback"):
         return "it does not go back by itself: the setting is off"
@@ -197,30 +203,32 @@ def _reason_to_stay(live: Deployment, measured: Mapping[str, Any]) -> str:
     newest = Deployment.objects.filter(arm=Deployment.Arm.CHAMPION, pk__lt=live.pk).first()
     if newest != live.previous:
         return "it came into use by going back, and nothing goes back twice by itself"
-    target = live.previous
-    before = verdicts.cell_measured(target.version, target.view.corrector_digest)
-    if not before["n"] or before["map"] <= measured["map"]:
-        value = f"{before['map']:.3f}" if before["n"] else "nothing"
-        return f"{target.version.name} answers the same photos no better now ({value})"
+    gain = change_now(live.previous, live)
+    if gain is None or gain.low <= 0:
+        by = f" ({gain.value:+.3f}, between {gain.low:+.3f} and {gain.high:+.3f})" if gain is not None else ""
+        return f"{live.previous.version.name} is not shown to answer the same photos better now{by}"
     return ""
 
 
 def _gone_back(run: JobRun, result: Mapping[str, Any]) -> dict[str, Any]:
     live = versions.champion()
-    if live.pk != result["deployment"] or live.previous is None:  # a retry, or somebody was quicker
-        return {"went_back_to": live.version.name}
-    target = live.previous.version.name
-    run.progress(1, STEPS, f"going back to {target}")
-    try:
-        deploying.version_rollback(user=None, expected_deployment=live.pk)
-    except Conflict as error:
-        return {"stayed_because": error.message}
+    left = Deployment.objects.get(pk=result["deployment"])
+    target = left.previous.version.name if left.previous is not None else ""
+    if live != left:
+        if not _went_back_untold(run, result):  # told before the retry, or somebody was quicker
+            return {"went_back_to": live.version.name}
+    else:
+        run.progress(1, STEPS, f"going back to {target}")
+        try:
+            deploying.version_rollback(user=None, expected_deployment=live.pk)
+        except Conflict as error:
+            return {"stayed_because": error.message}
     with transaction.atomic():
         event_record(
             action="quality.rollback",
             actor=None,
             subject=f"version {target}",
-            before={"version": result["version"], "measured": result["measured"]},
+            before={name: result[name] for name in ("version", "deployment", "measured")},
             after={"version": target},
             reason=result["words"],
         )
@@ -230,6 +238,15 @@ def _gone_back(run: JobRun, result: Mapping[str, Any]) -> dict[str, Any]:
             details={"event": "quality.rollback", "version": target, "was": result["version"]},
         )
     return {"went_back_to": target}
+
+
+def _went_back_untold(run: JobRun, result: Mapping[str, Any]) -> bool:
+    """Whether a run of this job that was killed went back and could not tell."""
+    left = result["deployment"]
+    moves = Job.objects.filter(kind=deploying.ROLLBACK, state=JobState.DONE, created_by=None)
+    went_back = moves.filter(payload__deployment=left, created_at__gte=run.job.created_at).exists()
+    told = AuditEvent.objects.filter(action="quality.rollback", before__deployment=left)
+    return went_back and not told.exists()
 
 
 def _was_told(live: Deployment) -> bool:
@@ -253,11 +270,6 @@ def _tell(result: Mapping[str, Any]) -> None:
         text=result["words"],
         details={"event": "quality.fallen", **details},
     )
-
-
-def _champion() -> Deployment | None:
-    live = Deployment.objects.filter(arm=Deployment.Arm.CHAMPION, ended_at__isnull=True)
-    return live.select_related("version", "view").first()
 
 
 def _due_at(live: Deployment) -> datetime | None:
