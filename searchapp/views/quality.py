@@ -61,7 +61,10 @@ def _title(look: Look) -> str:
         return "Quality: not measured since it was put in use"
     if look.has_fallen:
         return "Quality has fallen under what was promised"
-    return f"Quality: {'as promised' if look.result['promised'] else 'measured, nothing was promised'}"
+    if not look.result["promised"]:
+        return "Quality: measured, nothing was promised"
+    is_comparable = look.result["same_queries"]
+    return f"Quality: {'as promised' if is_comparable else 'measured with other photos than was promised'}"
 
 
 def _queries() -> str:

@@ -28,6 +28,7 @@ from searchapp.services.held_out import held_out_fingerprint, held_out_queries
 from searchapp.services.jobs import job_run
 from searchapp.services.operator_settings import setting_change
 from searchapp.services.quality_change import change_now
+from searchapp.views.quality import quality_card
 from tests.searchapp.api_cast import operator_make
 from tests.searchapp.operating import work_off
 from tests.searchapp.trainings import candidate, small_shop
@@ -130,6 +131,7 @@ def test_with_other_photos_it_is_not_said_to_have_fallen_but_that_they_changed(
     assert "0.900 was promised, but the held-out photos have changed since" in result["words"]
     assert versions.champion() == live
     assert not AuditEvent.objects.filter(action__startswith="quality.").exists()
+    assert quality_card().title == "Quality: measured with other photos than was promised"
 
 
 def test_operators_are_told_once_per_deployment_and_the_page_goes_on_saying_it(
