@@ -28,12 +28,25 @@ CALIBRATION = Calibration(
     intercept=-4.0, code_weight=3.0, embedding_weight=5.0, strong=0.8, weak=0.2, pool_size=100
 )
 
+_exported: dict[str, bytes] = {}
+
 
 @cache
 def _encoder() -> tuple[dict[str, NDArray[Any]], bytes]:
     torch.manual_seed(0)
     encoder = ImageEncoder(CONFIG).eval()
     return dict(weights_of(encoder)), export_onnx(encoder)
+
+
+def exported_once(encoder: ImageEncoder) -> bytes:
+    """As export_onnx, which takes seconds: of the same weights once."""
+    content = b"".join(
+        name.encode() + values.tobytes() for name, values in sorted(weights_of(encoder).items())
+    )
+    key = hashlib.sha256(repr(encoder.config).encode() + content).hexdigest()
+    if key not in _exported:
+        _exported[key] = export_onnx(encoder)
+    return _exported[key]
 
 
 def bundle_made(folder: Path, **changes: Any) -> Path:

@@ -208,5 +208,5 @@ def actions_recorded(tree: ast.Module) -> Iterator[str]:
         if isinstance(call.func, ast.Name) and takers.get(call.func.id, len(call.args)) < len(call.args):
             given.append(call.args[takers[call.func.id]])
     for node in (found for one in given for found in ast.walk(one)):
-        if isinstance(node, ast.Constant) and re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", str(node.value)):
-            yield node.value
+        if isinstance(node, ast.Constant) and re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", said := str(node.value)):
+            yield said

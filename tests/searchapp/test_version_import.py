@@ -51,6 +51,11 @@ class Payload:
         return Path.touch, (self.marker,)
 
 
+@pytest.fixture(autouse=True)
+def _exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml.models.agreement.export_onnx", outside.exported_once)
+
+
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     return outside.bundle_made(tmp_path / "outside")
