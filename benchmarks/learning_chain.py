@@ -62,9 +62,9 @@ class Drift:
 
     def __init__(self, apart_from: Sequence[Category]) -> None:
         new = {category.pk for category in apart_from}
-        self.queries: list[HeldOut] = [
-            query for query in held_out_queries() if query.category_id not in new
-        ][:ASKED]
+        self.queries: list[HeldOut] = [query for query in held_out_queries() if query.category_id not in new][
+            :ASKED
+        ]
         self.items = np.array([query.cluster for query in self.queries], np.int64)
         self.first: Mapping[str, Values] = {}
 
