@@ -18,6 +18,8 @@ BENCHMARKS = (
     "words",
     "learning_quality",
     "learning_speed",
+    "upgrade_quality",
+    "upgrade_speed",
 )
 
 
