@@ -28,6 +28,14 @@ STATES = {
     "backfilled": "encoded anew",
     "added_by_candidate": "items added by the candidate",
 }
+# The cell that serves, as services.quality_watch measures it after a promotion.
+CELL = """
+import json, ml.threads, django; django.setup()
+from searchapp.services import verdicts, versions
+live = versions.champion()
+found = verdicts.cell_measured(live.version, live.view.corrector_digest)
+print(json.dumps({"version": live.version.name, **found}))
+"""
 ABOUT = (
     "A shop with the sample catalogue and the reserved classes, which it has learned as version 1.1, trains a larger "
     "encoder on its own photos: `train_candidate --wait --json`, `evaluate --json`, `promote`, `correct_gallery`, "
@@ -45,8 +53,9 @@ GATES_NOTE = (
 )
 LADDER_NOTE = (
     "The live gallery after the promotion of the `ndpp` candidate (with the gates overridden, as a run of every rung "
-    "must): as stored, corrected, then backfilled where the predicted error is largest. Each row is measured by "
-    "`evaluate` at that moment. `encoded`: photos opened for that rung."
+    "must): as stored, corrected if the correction passes its gate, then encoded anew where the predicted error is "
+    "largest. Each row is the answer of the version in use at that moment over the gallery as it serves. `encoded`: "
+    "photos opened for that rung."
 )
 
 
@@ -190,21 +199,20 @@ def category_changes(method: str, report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ladder(one: Shop, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rungs of one live gallery; the version before still asks its own, for what going back would find."""
-    version, before = result["version"], result["parent"]
-    rows = [rung("before the promotion", one, version, before, asking=before)]
-    one.json("promote", version, "--override", "a benchmark takes every rung")
-    rows.append(rung("promoted, as stored", one, version, before))
-    corrected = corrected_gallery(one)
-    rows.append({**rung("corrected", one, version, before, state="corrected"), **corrected})
+    """Rungs of one live gallery, each asked as it serves at that moment."""
+    rows = [rung("before the promotion", one)]
+    one.json("promote", result["version"], "--override", "a benchmark takes every rung")
+    rows.append(rung("promoted, as stored", one))
+    done = corrected_gallery(one)
+    rows.append(rung("corrected" if done["encoded"] else "correction given up", one) | done)
     first = one.json("backfill", "--limit", "1", "--order", "error")
     total, remaining = first["remaining"] + 1, first["remaining"]
     for share in LADDER:
         wanted = round(share * total) - (total - remaining)
         done = one.json("backfill", "--limit", str(wanted), "--order", "error")
         remaining = done["remaining"]
-        row = rung(f"{share:.0%} backfilled", one, version, before, state="corrected")
-        rows.append({**row, "encoded": done["encoded"], "seconds": done.get("seconds")})
+        told = {"encoded": done["encoded"], "seconds": done.get("seconds")}
+        rows.append(rung(f"{share:.0%} encoded anew", one) | told)
     return rows
 
 
@@ -221,21 +229,12 @@ def corrected_gallery(one: Shop) -> dict[str, Any]:
     return {"encoded": done["fitted_on"], "seconds": done["seconds"]}
 
 
-def rung(
-    name: str, one: Shop, version: str, before: str, *, asking: str = "", state: str = "stored"
-) -> dict[str, Any]:
-    report = one.json("evaluate", version, "--against", before, "--wait")
-    print(json.dumps({"rung": name, "matrix": report["matrix"]}), flush=True)
-    cells = {(row["query_version"], row["gallery_state"]): row for row in report["matrix"]}
-    found = cells.get((asking or version, state)) or cells[asking or version, "stored"]
-    row: dict[str, Any] = {"gallery": name, "who_asks": asking or version}
-    for metric, label in METRICS.items():
-        row[label] = found[metric]
+def rung(name: str, one: Shop) -> dict[str, Any]:
+    found = json.loads(one.python("-c", CELL).splitlines()[-1])
+    print(json.dumps({"rung": name, **found}), flush=True)
+    row: dict[str, Any] = {"gallery": name, "who_answers": found["version"], "photos": found["n"]}
+    row |= {label: found[metric] for metric, label in METRICS.items()}
     row["mAP_interval"] = [found["map_low"], found["map_high"]]
-    change = (found["change"] or {}).get("map")
-    row["change_of_mAP"] = change and [change["low"], change["high"]]
-    back = cells.get((before, "stored"))
-    row["mAP_of_the_version_before"] = back and back["map"]
     return row | {"encoded": 0, "seconds": None, "why_not": None}
 
 
