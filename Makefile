@@ -37,7 +37,7 @@ test: setup-dev  ## the suite, on SQLite and on PostgreSQL, with the real parts 
 	@$(BIN)/python -m tests.run
 
 test-faults: setup-dev  ## slow fault tests: kills, lost brokers, full disks
-	@$(BIN)/python -m pytest -m fault tests/faults
+	@$(BIN)/python -m pytest -m fault tests
 
 bench: setup-dev  ## measure quality and speed, write docs/results/bench_*.json and docs/results.md
 	@$(BIN)/python -m benchmarks

@@ -76,7 +76,8 @@ def two_stage_curve(  # noqa: PLR0917 -- two sides of three arrays each, in the 
         distances = ((bits - similarities) / 2).astype(np.uint16)
         order = np.argsort(distances, axis=1, kind="stable")
         fused = similarities.astype(np.float64) * (code_weight / bits)
-        fused += embedding_weight * (query_embeddings[rows] @ stored.T)
+        # Pair by pair: a matrix product rounds copies of one entry differently, and so breaks their ties.
+        fused += embedding_weight * np.vecdot(query_embeddings[rows][:, None], stored)
         asked = query_labels[rows, None]
         relevant = (asked == gallery_labels) & (asked >= 0)
         for point, pool in enumerate(pool_sizes):

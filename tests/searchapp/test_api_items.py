@@ -339,5 +339,7 @@ def test_operators_see_the_versions_and_what_serves(data_dir: Path) -> None:
     row = body["results"][0]
     assert (row["version"], row["digest"], row["parent"]) == ("1.0", version.digest, None)
     deployment = versions.champion().pk
-    assert row["serving"] == [{"arm": "champion", "share": 100, "deployment": deployment}]
+    assert [(one["arm"], one["share"], one["deployment"]) for one in row["serving"]] == [
+        ("champion", 100, deployment)
+    ]
     assert row["lineage"] == str(version.lineage)

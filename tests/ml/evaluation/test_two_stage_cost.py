@@ -38,7 +38,7 @@ def curve_of(queries: Side, gallery: Side, pool: int) -> tuple[CurvePoint, ...]:
 def one_at_a_time(queries: Side, gallery: Side, pool: int, code_weight: float, weight: float) -> list[float]:
     found = []
     stored = gallery[1].astype(np.float16).astype(np.float32)
-    products = queries[1] @ stored.T
+    products = np.vecdot(queries[1][:, None], stored)
     for code, cosines, label in zip(queries[0], products, queries[2]):
         distances = [sum(int(a ^ b).bit_count() for a, b in zip(code, other)) for other in gallery[0]]
         drawn = sorted(range(len(distances)), key=lambda row: (distances[row], row))[:pool]
